@@ -1,0 +1,169 @@
+"""What the two benchmarks share: workers, and the files they write.
+
+Keras is not imported here: the parent of the workers stays small and quick,
+and the peak memory of a worker is its own.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+# Several workers may have to share one GPU.
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+
+
+class WorkerError(RuntimeError):
+    """A worker that ended early; the message is one line."""
+
+
+class Worker:
+    """A running `worker.py`.
+
+    Args:
+        **spec: What `worker.py` wants to know.
+
+    Attributes:
+        start_seconds: From the start of the process to the end of its first
+            training step.
+    """
+
+    def __init__(self, **spec):
+        self.spec = spec
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")
+        start = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, str(FOLDER / "worker.py"), json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env={**ENVIRONMENT, **os.environ},
+            text=True,
+        )
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+        self.start_seconds = time.perf_counter() - start
+
+    def ask(self, do, **arguments):
+        """Has the worker do something, and returns what came of it."""
+        with contextlib.suppress(BrokenPipeError):
+            print(
+                json.dumps({"do": do, **arguments}),
+                file=self.process.stdin,
+                flush=True,
+            )
+        return self._answer()
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        status = self.process.wait()
+        self.errors.seek(0)
+        said = self.errors.read().strip().splitlines() or ["nothing"]
+        raise WorkerError(
+            f"the worker for {json.dumps(self.spec)} ended with status "
+            f"{status} (-9: out of memory); its last words: {said[-1]}"
+        )
+
+    def close(self):
+        """Ends the worker, at once if something went wrong."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.errors):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Yields a name to write to; it becomes `path` when all went well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def out_name(folder, stem, backend, suffix):
+    """`speed.md`, or `speed-jax.md` where the backend is not the default."""
+    backend = "" if backend == "tensorflow" else f"-{backend}"
+    return Path(folder) / f"{stem}{backend}.{suffix}"
+
+
+def command_line(script, argv):
+    """The command as the user gave it, with the backend if it was chosen."""
+    backend = os.environ.get("KERAS_BACKEND")
+    chosen = [f"KERAS_BACKEND={backend}"] if backend else []
+    return " ".join([*chosen, "python", f"benchmarks/{script}", *argv])
+
+
+def machine_line(environment):
+    """Processor, cores, system and versions in one line."""
+    backend = environment["backend"]
+    versions = environment["versions"]
+    return (
+        f"{environment['processor']}, {environment['cores']} cores, "
+        f"{environment['system']}, Python {environment['python']}, "
+        f"Keras {versions.get('keras', '?')}, "
+        f"{backend} {versions.get(backend, '?')}"
+    )
+
+
+def table(header, rows):
+    """A Markdown table; the columns after the first are numbers."""
+    cells = [list(map(str, row)) for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |"
+        for row in cells
+    ]
+    rules = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
+    return "\n".join([lines[0], f"| {' | '.join(rules)} |", *lines[1:]])
+
+
+def digits(value):
+    """Three significant digits, never as a power of ten."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def spread(values):
+    """The median, and the smallest and largest value, as text."""
+    if not values:
+        return ""
+    median = digits(statistics.median(values))
+    return f"{median} ({digits(min(values))} to {digits(max(values))})"

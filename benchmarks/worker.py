@@ -1,0 +1,235 @@
+"""One network in a process of its own, measured at its parent's word.
+
+`speed.py` and `growth.py` start it (`processes.Worker`); it is no command of
+its own. The only argument is a JSON object: `network` ("classic", "direct"
+or "ours"), `batch_size`, `size` (of a square picture), `n_class`,
+`routings`, `dtype_policy` and `jit_compile`. It builds the network, makes a
+training step, and then answers one line of JSON to each line that it reads:
+
+| line read                          | what it does and answers              |
+| ---------------------------------- | ------------------------------------- |
+| `{"do": "train", "steps": 5}`      | seconds of a training step            |
+| `{"do": "predict", "pictures": 9,` | pictures a second in `predict`        |
+| `"batch_size": 3}`                 |                                       |
+| `{"do": "memory"}`                 | peak memory of this process in bytes  |
+| `{"do": "feed", "pictures": 9}`    | seconds to draw a batch of training   |
+| `{"do": "work"}`                   | multiplications of a training step    |
+| `{"do": "facts"}`                  | weights of the network, environment   |
+
+Training calls `train_on_batch`: one call of the compiled function that `fit`
+uses, on pictures that are in memory already, without `fit`'s threads for the
+next batch and its slow end, which would run into the turn of another worker.
+It returns the loss as a number, so the step is over when the clock is read.
+
+Our networks compute deterministically, as `capsulenet.py` makes them (but
+not with `jit_compile` on, which TensorFlow cannot have as well); the classic
+one does not, as public code does not.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    # What libraries print goes to standard error, and the answers alone to
+    # standard output.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+import capsulenet  # noqa: E402
+import datasets  # noqa: E402
+import fastconv  # noqa: E402
+import utils  # noqa: E402
+
+try:
+    import resource
+except ImportError:  # Windows does not tell the peak.
+    resource = None
+
+
+def peak_memory():
+    """The most memory that this process ever had, in bytes, or None."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def random_pictures(n, size, n_class, seed=0):
+    """uint8 pictures like MNIST's in shape and type, and their labels."""
+    generator = np.random.default_rng(seed)
+    pictures = generator.integers(0, 256, (n, size, size, 1), dtype=np.uint8)
+    return pictures, generator.integers(0, n_class, n)
+
+
+def batches_of(spec, n, **kwargs):
+    """`n` random pictures as batches for the training model."""
+    pictures, labels = random_pictures(n, spec["size"], spec["n_class"])
+    return datasets.ShiftedBatches(
+        pictures, labels, spec["n_class"], spec["batch_size"], **kwargs
+    )
+
+
+def build(spec):
+    """The compiled training model and the evaluation model of a network."""
+    shape = (spec["size"], spec["size"], 1)
+    if spec["network"] == "classic":
+        from classic import ClassicCapsNet
+
+        models = ClassicCapsNet(shape, spec["n_class"], spec["routings"])
+    else:
+        conv = "direct" if spec["network"] == "direct" else "auto"
+        models = capsulenet.CapsNet(
+            shape, spec["n_class"], spec["routings"], conv=conv
+        )
+        if spec["jit_compile"] != "on":
+            capsulenet.make_deterministic()
+    train_model, eval_model, _ = models
+    weight = capsulenet.reconstruction_weight("classic", shape, spec["n_class"])
+    capsulenet.compile_model(
+        train_model, 0.001, weight, jit_compile=spec["jit_compile"]
+    )
+    if spec["jit_compile"] != "auto":
+        eval_model.jit_compile = spec["jit_compile"] == "on"
+    return train_model, eval_model
+
+
+def convolution_work(layer, input_shape, batch_size, first=False):
+    """Multiplications of a convolution's part of a training step.
+
+    Args:
+        layer: A `FastConv2D`.
+        input_shape: Shape of its input, the batch first.
+        batch_size: Integer.
+        first: Whether nothing below needs its gradient.
+
+    Returns:
+        Pair of integers: by the direct way, and by the way it takes. Every
+        product is done three times, for the output and the gradients of its
+        two factors; but a transform, one of whose factors is constant,
+        twice, and so is a first layer. The kernel is transformed once a
+        step, not once a picture.
+    """
+    _, height, width, channels = input_shape
+    outputs = math.prod(layer.compute_output_shape(input_shape)[1:])
+    taps = math.prod(layer.kernel_size)
+    direct = outputs * taps * channels  # For one picture.
+    times = 2 if first else 3
+    if not layer.uses_fast_path(input_shape):
+        return (times * batch_size * direct,) * 2
+    geometry = (height, width), layer.kernel_size, layer.strides, layer.padding
+    (y, x), _ = fastconv.plan(*geometry)
+    stacked = y.n * x.n * y.parts * x.parts * channels * layer.filters
+    products = stacked * y.tiles * x.tiles
+    of_kernel = stacked * taps
+    total = direct / fastconv.saving(*geometry, channels, layer.filters)
+    of_pictures = total - products - of_kernel / fastconv.NOMINAL_BATCH
+    done = batch_size * (times * products + 2 * of_pictures) + 2 * of_kernel
+    return times * batch_size * direct, round(done)
+
+
+def work(train_model, batch_size):
+    """Multiplications of a training step, counted from the shapes.
+
+    Only the products of matrices count, not what is done element by element
+    (squash, softmax, Adam); forward and backward, three times the forward
+    pass, see `convolution_work`.
+
+    Returns:
+        Dictionary: `written`, with direct convolutions and with votes that
+        are computed once and used in every round, as the paper writes it;
+        and `done`, with the convolutions as they are computed, and with
+        votes that every use computes anew, as `CapsuleLayer` does it.
+    """
+    primary = train_model.get_layer("primarycap")
+    capsules = train_model.get_layer("digitcaps")
+    conv1 = train_model.get_layer("conv1")
+    parts = [
+        convolution_work(conv1, conv1.input.shape, batch_size, first=True),
+        convolution_work(primary.conv, primary.input.shape, batch_size),
+    ]
+    outputs = capsules.num_capsule * capsules.dim_capsule
+    uses = 2 * capsules.routings - 1
+    entries = 3 * batch_size * outputs * capsules.input_num_capsule
+    parts.append(
+        (
+            entries * (capsules.input_dim_capsule + uses),
+            entries * capsules.input_dim_capsule * uses,
+        )
+    )
+    for layer in train_model.get_layer("decoder").layers:
+        if isinstance(layer, keras.layers.Dense):
+            dense = 3 * batch_size * math.prod(layer.kernel.shape)
+            parts.append((dense, dense))
+    written, done = (sum(column) for column in zip(*parts))
+    return {"written": written, "done": done}
+
+
+class Bench:
+    """A network and what can be asked of it; see the module's docstring."""
+
+    def __init__(self, spec):
+        self.spec = spec
+        keras.utils.set_random_seed(0)
+        keras.config.set_dtype_policy(spec["dtype_policy"])
+        self.train_model, self.eval_model = build(spec)
+        self.batch = batches_of(spec, spec["batch_size"])[0]
+        self.train(1)
+
+    def train(self, steps):
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.train_model.train_on_batch(*self.batch)
+        return (time.perf_counter() - start) / steps
+
+    def predict(self, pictures, batch_size):
+        spec = self.spec
+        x, _ = random_pictures(pictures, spec["size"], spec["n_class"])
+        x = x.astype("float32") / 255
+        start = time.perf_counter()
+        self.eval_model.predict(x, batch_size=batch_size, verbose=0)
+        return pictures / (time.perf_counter() - start)
+
+    def memory(self):
+        return peak_memory()
+
+    def feed(self, pictures):
+        """A whole epoch, since its order and shifts are drawn at once."""
+        shift = datasets.max_shift((self.spec["size"],) * 2, 0.1)
+        batches = batches_of(self.spec, pictures, shift=shift, shuffle=True)
+        start = time.perf_counter()
+        for index in range(len(batches)):
+            batches[index]
+        return (time.perf_counter() - start) / len(batches)
+
+    def work(self):
+        return work(self.train_model, self.spec["batch_size"])
+
+    def facts(self):
+        return {
+            "weights": self.train_model.count_params(),
+            "environment": utils.environment(),
+        }
+
+
+def main():
+    def answer(value):
+        print(json.dumps(value), file=answers, flush=True)
+
+    bench = Bench(json.loads(sys.argv[1]))
+    answer("ready")
+    for line in sys.stdin:
+        question = json.loads(line)
+        answer(getattr(bench, question.pop("do"))(**question))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""Files that survive: whole-or-nothing writes, models, checkpoints, a lock.
+
+Every file is written beside its name and renamed when it is complete, so
+that a crash or a full disk leaves the previous one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there, runs are not locked.
+    fcntl = None
+
+RECORD = "run.json"
+CLASSIC_CONVOLUTIONS = ("conv1", "primarycap_conv2d")
+
+
+class FileError(ValueError):
+    """A file of the user's that cannot be used; the message is one line."""
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Yields a name to write to; it becomes `path` when all went well.
+
+    The temporary name ends like `path`, since Keras and matplotlib look at
+    the suffix.
+
+    Args:
+        path: Where the file is to appear.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{os.getpid()}-{name}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def write_json(path, content):
+    """Writes `content` as indented JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+
+def sha256(path):
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Holds `folder` for this process; released even by SIGKILL.
+
+    Raises:
+        FileError: If another run holds it.
+    """
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, ".lock"), "a", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FileError(
+                    f"another run is writing to {folder!r}; wait for it, or "
+                    "choose another --save_dir"
+                ) from None
+        yield
+
+
+def save_model(model, path, record):
+    """Saves a whole model, with the run's record inside of the file.
+
+    A `.keras` file is a zip archive; the record is one more member of it,
+    which `keras.models.load_model` passes over.
+
+    Args:
+        model: Keras model.
+        path: File name that ends in `.keras`.
+        record: Dictionary that JSON can hold.
+    """
+    with whole_file(path) as temporary:
+        model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(RECORD, json.dumps(record, indent=2))
+
+
+def load_model(path):
+    """Loads what `save_model` wrote.
+
+    Args:
+        path: A `.keras` file.
+
+    Returns:
+        Pair of the model and its record (empty if the file has none).
+
+    Raises:
+        FileError: If the file is damaged, carries code, or holds no capsule
+            network of ours.
+    """
+    advice = "expected a model that capsulenet.py saved"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            names = archive.namelist()
+            record = json.loads(archive.read(RECORD)) if RECORD in names else {}
+        if damaged is not None:
+            raise FileError(f"{path!r} is damaged ({damaged}); {advice}")
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except FileError:
+        raise
+    except Exception as error:  # Keras and zipfile raise nearly anything.
+        reason = str(error).strip().split("\n")[0][:200]
+        raise FileError(f"cannot load {path!r}; {advice}: {reason}") from error
+    if not isinstance(record, dict):
+        raise FileError(f"cannot read the record in {path!r}; {advice}")
+    return model, record
+
+
+def load_weights(model, path):
+    """Loads `.keras`, `.weights.h5` or the classic code's `.h5` weights.
+
+    Args:
+        model: The evaluation model of `CapsNet`.
+        path: The file.
+
+    Raises:
+        FileError: If the file is damaged or its shapes are others.
+    """
+    if str(path).endswith(".keras"):
+        source, _ = load_model(path)
+        copy_weights(source, model, path)
+        return
+    try:
+        with h5py.File(path, "r") as file:
+            if "layer_names" in file.attrs or "digitcaps" in file:
+                load_classic_weights(file, model, path)
+                return
+        model.load_weights(path)
+    except FileError:
+        raise
+    except Exception as error:  # h5py and Keras raise nearly anything.
+        reason = str(error).strip().split("\n")[0][:200]
+        raise FileError(
+            f"cannot load weights from {path!r}: {reason}"
+        ) from error
+
+
+def copy_weights(source, model, path):
+    """Copies weights between two models of the same architecture."""
+    ours = {weight.path: weight for weight in model.weights}
+    theirs = {weight.path: weight for weight in source.weights}
+    for name in sorted(ours.keys() | theirs.keys()):
+        expected = ours[name].shape if name in ours else "no such weight"
+        received = theirs[name].shape if name in theirs else "no such weight"
+        if expected != received:
+            raise FileError(
+                f"{path!r} does not fit: expected {name} {expected}, got "
+                f"{received}; check --dataset and the model's flags"
+            )
+    for name, weight in ours.items():
+        weight.assign(theirs[name])
+
+
+def load_classic_weights(file, model, path):
+    """Reads weights that CapsNet-Keras saved with Keras 2."""
+    arrays = {}
+    file.visititems(
+        lambda name, item: (
+            arrays.update({name: item})
+            if isinstance(item, h5py.Dataset)
+            else None
+        )
+    )
+
+    def pick(prefix, suffix):
+        found = [
+            name
+            for name in arrays
+            if name.startswith(prefix) and name.endswith(suffix)
+        ]
+        # Dense layers are numbered from nothing or from 1, by version.
+        return [np.asarray(arrays[name]) for name in sorted(found, key=natural)]
+
+    conv1, primary = CLASSIC_CONVOLUTIONS
+    layers = {layer.name: layer for layer in model.layers}
+    targets = [
+        (layers["conv1"].kernel, pick(conv1, "kernel:0")),
+        (layers["conv1"].bias, pick(conv1, "bias:0")),
+        (layers["primarycap"].conv.kernel, pick(primary, "kernel:0")),
+        (layers["primarycap"].bias, pick(primary, "bias:0")),
+        (layers["digitcaps"].kernel, pick("digitcaps", "W:0")),
+    ]
+    if "decoder" in layers:
+        kernels = pick("decoder", "kernel:0")
+        biases = pick("decoder", "bias:0")
+        dense = [layer for layer in layers["decoder"].layers if layer.weights]
+        for number, layer in enumerate(dense):
+            targets.append((layer.kernel, kernels[number : number + 1]))
+            targets.append((layer.bias, biases[number : number + 1]))
+    for weight, found in targets:
+        received = found[0].shape if found else "nothing"
+        if received != tuple(weight.shape):
+            raise FileError(
+                f"{path!r} does not fit: expected {weight.path} of shape "
+                f"{tuple(weight.shape)}, got {received}"
+            )
+    for weight, found in targets:
+        weight.assign(found[0])
+
+
+def natural(name):
+    """Sort key by which `dense`, `dense_2`, `dense_10` come in this order."""
+    digits = "".join(c if c.isdigit() else " " for c in name).split()
+    return [int(part) for part in digits]
+
+
+def save_checkpoint(folder, model, state):
+    """Saves weights and optimizer, then the state that names their file.
+
+    `state.json` appears last and under its name at once: it always names a
+    complete file, whenever the process is killed.
+
+    Args:
+        folder: Where the checkpoint is kept.
+        model: A compiled model.
+        state: Dictionary that JSON can hold; `epochs_done` in it is how
+            many epochs the weights have seen.
+    """
+    name = f"epoch-{state['epochs_done']:04d}.weights.h5"
+    path = os.path.join(folder, name)
+    with whole_file(path) as temporary:
+        model.save_weights(temporary)
+    state = {**state, "file": name, "sha256": sha256(path)}
+    write_json(os.path.join(folder, "state.json"), state)
+    for other in os.listdir(folder):
+        if other not in (name, "state.json"):
+            os.remove(os.path.join(folder, other))
+
+
+def read_state(folder):
+    """The state of a checkpoint, checked against its file.
+
+    Raises:
+        FileError: If there is none, or its file is missing or damaged.
+    """
+    path = os.path.join(folder, "state.json")
+    advice = "restore the folder, or start again without --resume"
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+        weights = os.path.join(folder, os.path.basename(state["file"]))
+        intact = sha256(weights) == state["sha256"]
+        int(state["epochs_done"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"cannot read {path!r} ({error}); {advice}") from error
+    if not intact:
+        raise FileError(f"{weights!r} is damaged; {advice}")
+    return state
+
+
+def cut_log(path, epochs_done):
+    """Removes rows of a `log.csv` beyond the checkpoint's epoch.
+
+    A kill between the row and the checkpoint leaves a row too many.
+
+    Raises:
+        FileError: If the log has fewer rows than the checkpoint epochs.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = file.read().splitlines(keepends=True)
+    if len(lines) < epochs_done + 1:
+        raise FileError(
+            f"{path!r} has {len(lines) - 1} rows, the checkpoint "
+            f"{epochs_done} epochs; restore the file, or start again without "
+            "--resume"
+        )
+    with whole_file(path) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            file.writelines(lines[: epochs_done + 1])
+
+
+def load_checkpoint(folder, model):
+    """Puts weights and optimizer of a checkpoint into a compiled model.
+
+    Returns:
+        The state that was saved with them.
+
+    Raises:
+        FileError: As `read_state`, or if the model is another one.
+    """
+    state = read_state(folder)
+    model.optimizer.build(model.trainable_variables)
+    try:
+        model.load_weights(os.path.join(folder, state["file"]))
+    except Exception as error:  # Keras raises nearly anything.
+        reason = str(error).strip().split("\n")[0][:200]
+        raise FileError(
+            f"the checkpoint in {folder!r} does not fit this model: {reason}"
+        ) from error
+    return state

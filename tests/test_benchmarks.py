@@ -1,0 +1,283 @@
+"""Tests of benchmarks/: that it measures what it says, not how fast it is."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
+
+import growth  # noqa: E402
+import processes  # noqa: E402
+import speed  # noqa: E402
+import worker  # noqa: E402
+from classic import ClassicCapsNet  # noqa: E402
+
+from capsulenet import CapsNet, compile_model  # noqa: E402
+
+SHAPE, N_CLASS = (20, 20, 1), 3
+SPEC = {
+    "size": 20,
+    "n_class": N_CLASS,
+    "batch_size": 4,
+    "routings": 3,
+    "dtype_policy": "float32",
+    "jit_compile": "auto",
+}
+
+
+def run(script, *argv):
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def arrays_of(layer):
+    # Copies: JAX gives a model's own buffers away when it trains or predicts.
+    return [np.array(weight) for weight in layer.get_weights()]
+
+
+def twins(conv="direct", routings=3):
+    """Ours and the classic network, with the same weights.
+
+    The weights are scaled so that lengths and coupling differ.
+    """
+    keras.utils.set_random_seed(1)
+    ours, _, _ = CapsNet(SHAPE, N_CLASS, routings, conv=conv)
+    classic, _, _ = ClassicCapsNet(SHAPE, N_CLASS, routings)
+    primary = ours.get_layer("primarycap")
+    primary.conv.kernel.assign(4 * primary.conv.kernel)
+    capsules = ours.get_layer("digitcaps")
+    capsules.kernel.assign(12 * capsules.kernel)
+    bias = np.array(keras.ops.convert_to_numpy(primary.bias))
+    classic.get_layer("primarycap_conv2d").set_weights(
+        [*arrays_of(primary.conv), bias]
+    )
+    for name in ("conv1", "digitcaps", "decoder"):
+        classic.get_layer(name).set_weights(arrays_of(ours.get_layer(name)))
+    return ours, classic
+
+
+@pytest.mark.parametrize("conv", ["direct", "fast"])
+@pytest.mark.parametrize("routings", [1, 3])
+def test_classic_formulation_gives_the_same_numbers(conv, routings):
+    ours, classic = twins(conv, routings)
+    x, _ = worker.batches_of(SPEC, 4)[0]
+    expected = classic.predict(x, verbose=0)
+    received = ours.predict(x, verbose=0)
+    lengths = expected["capsnet"]
+    assert 0.05 < lengths.min() and lengths.max() < 0.98
+    assert np.ptp(lengths) > 0.05
+    for name in ("capsnet", "decoder"):
+        np.testing.assert_allclose(received[name], expected[name], atol=1e-5)
+
+
+def test_routing_matters_to_the_twins():
+    x, _ = worker.batches_of(SPEC, 4)[0]
+    once, thrice = (
+        twins(routings=routings)[1].predict(x, verbose=0)["capsnet"]
+        for routings in (1, 3)
+    )
+    assert np.abs(once - thrice).max() > 1e-2
+
+
+def test_classic_formulation_trains_alike():
+    x, y = worker.batches_of(SPEC, 4)[0]
+    losses = []
+    for model in twins():
+        compile_model(model, 1e-5, 0.2)
+        losses.append([model.train_on_batch(x, y)[0] for _ in range(3)])
+    assert losses[0][0] > losses[0][2]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("conv", ["auto", "direct"])
+def test_work_is_what_the_shapes_say(conv):
+    model, _, _ = CapsNet((28, 28, 1), 10, 3, conv=conv)
+    conv1 = 2 * 20 * 20 * 256 * 81
+    primary = 3 * 6 * 6 * 256 * 81 * 256
+    decoder = 3 * (160 * 512 + 512 * 1024 + 1024 * 784)
+    votes, use = 3 * 1152 * 10 * 16 * 8, 3 * 1152 * 10 * 16
+    counted = worker.work(model, 100)
+    # Votes once, and 3 sums and 2 agreements of them.
+    assert counted["written"] == 100 * (
+        conv1 + primary + decoder + votes + 5 * use
+    )
+    others = 100 * (conv1 + decoder + 5 * votes)
+    if conv == "direct":
+        assert counted["done"] == others + 100 * primary
+    else:
+        # 10 x 10 points; 2 x 2 phases; rows first, then columns.
+        products = 100 * 4 * 256 * 256
+        of_input = (20 * 20 * 20 + 20 * 20 * 20) * 256
+        of_output = 36 * 100 * 256
+        of_kernel = products * 81
+        transforms = 100 * (of_input + of_output) + of_kernel
+        assert counted["done"] == others + 300 * products + 2 * transforms
+
+
+def test_ratio_is_the_median_over_turns_not_the_ratio_of_medians():
+    steps = {"ours": [1.0, 2.0, 9.0], "ours-1": [1.0, 1.0, 3.0]}
+    record = {
+        "contenders": {n: {"seconds_per_step": s} for n, s in steps.items()}
+    }
+    ratios = speed.ratios(record, "seconds_per_step", "ours", "ours-1")
+    assert ratios == [1.0, 2.0, 3.0]
+    assert speed.ratios(record, "seconds_per_step", "ours", "classic") == []
+
+
+@pytest.mark.parametrize("script", ["speed.py", "growth.py"])
+@pytest.mark.parametrize(
+    "argv, status",
+    [(["-h"], 0), (["--no_such_flag"], 2), (["--steps", "0"], 2)],
+)
+def test_command_line_answers_at_once(script, argv, status):
+    start = time.perf_counter()
+    ended = run(script, *argv)
+    assert time.perf_counter() - start < 1
+    assert ended.returncode == status
+    assert "Traceback" not in ended.stderr
+
+
+def test_parents_do_not_import_keras():
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); "
+        "import growth, speed; speed.parse_args([]); growth.parse_args([]); "
+        "sys.exit('keras' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_explicit_flags_win_over_quick():
+    args = speed.parse_args(["--quick", "--batch_size", "7"])
+    assert (args.batch_size, args.steps) == (7, speed.QUICK["steps"])
+    assert speed.parse_args([]).batch_size == 100
+
+
+def test_backend_is_part_of_the_name_unless_it_is_the_default():
+    names = [
+        processes.out_name("out", "speed", backend, "md").name
+        for backend in ("tensorflow", "jax")
+    ]
+    assert names == ["speed.md", "speed-jax.md"]
+
+
+def test_worker_that_fails_says_why_and_leaves_no_process():
+    with pytest.raises(processes.WorkerError, match="status 1.*ValueError"):
+        processes.Worker(network="ours", **{**SPEC, "size": 12})
+
+
+def speed_run(folder, *argv):
+    """A quick run: the record, the table, and what was printed."""
+    ended = run("speed.py", "--quick", "--out", str(folder), *argv)
+    assert ended.returncode == 0, ended.stderr
+    backend = keras.backend.backend()
+    name = processes.out_name(folder, "speed", backend, "json")
+    assert {path.name for path in folder.iterdir()} == {
+        name.name,
+        name.with_suffix(".md").name,
+    }
+    return json.loads(name.read_text()), name.with_suffix(".md").read_text()
+
+
+def check_speed(record, text, names):
+    assert list(record["contenders"]) == list(names)
+    for name, measured in record["contenders"].items():
+        assert f"| {name} " in text
+        for key in ("train", "predict"):
+            rates = measured[f"{key}_pictures_per_second"]
+            assert len(rates) == 2 and min(rates) > 0
+        assert measured["peak_memory_bytes"] > 1e8
+        assert 0 < measured["start_seconds"] < 600
+        assert measured["weights"] == 8215568
+    assert len(record["goals"]) == 9
+    for row in record["goals"]:
+        assert f"| {row['what']} " in text
+    assert record["command"].endswith(f"--out {record['out']}")
+    assert record["command"] in text
+    assert record["environment"]["processor"] in text
+
+
+def test_speed_writes_what_was_measured_without_the_others(tmp_path):
+    record, text = speed_run(tmp_path, "--contenders", "ours")
+    record["out"] = f"{tmp_path} --contenders ours"
+    check_speed(record, text, ["ours"])
+    met = {row["what"]: row["met"] for row in record["goals"]}
+    assert met["training, ours / classic"] is None
+    assert met["a wrong flag, s"] is not None
+
+
+@pytest.mark.slow
+def test_speed_writes_every_row(tmp_path):
+    record, text = speed_run(tmp_path)
+    record["out"] = tmp_path
+    check_speed(record, text, speed.CONTENDERS)
+    for row in record["goals"]:
+        assert isinstance(row["met"], bool), row
+
+
+def growth_run(folder, *argv):
+    ended = run("growth.py", "--quick", "--out", str(folder), *argv)
+    assert ended.returncode == 0, ended.stderr
+    backend = keras.backend.backend()
+    path = processes.out_name(folder, "growth", backend, "json")
+    record = json.loads(path.read_text())
+    text = path.with_suffix(".md").read_text()
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    for axis, series in record["axes"].items():
+        assert growth.AXES[axis][0] in text
+        assert [p[axis] for p in series] == list(growth.QUICK_VALUES[axis])
+        assert all(p["median_seconds"] > 0 for p in series)
+        assert all(p["peak_memory_bytes"] > 1e8 for p in series)
+        work = [p["multiplications"]["written"] for p in series]
+        assert work == sorted(set(work))
+    return record
+
+
+def test_growth_writes_its_files(tmp_path):
+    record = growth_run(tmp_path, "--axes", "routings")
+    assert list(record["axes"]) == ["routings"]
+
+
+@pytest.mark.slow
+def test_growth_measures_every_axis(tmp_path):
+    record = growth_run(tmp_path)
+    assert list(record["axes"]) == list(growth.AXES)
+
+
+def test_growth_keeps_the_points_that_were_measured(monkeypatch, tmp_path):
+    def measure_point(spec, steps):
+        if spec["size"] == 64:
+            return {**spec, "error": "out of memory"}
+        return {
+            **spec,
+            "seconds": [1.0] * steps,
+            "median_seconds": 1.0,
+            "peak_memory_bytes": None,
+            "multiplications": {"written": 2 * 10**9, "done": 10**9},
+            "environment": {
+                "processor": "p",
+                "cores": 1,
+                "system": "s",
+                "python": "3",
+                "backend": "jax",
+                "versions": {},
+            },
+        }
+
+    monkeypatch.setattr(growth, "measure_point", measure_point)
+    assert growth.main(["--out", str(tmp_path)]) == 0
+    text = (tmp_path / "growth-jax.md").read_text()
+    assert "| 64 " in text and "failed" in text
+    assert os.path.getsize(tmp_path / "growth-jax.png") > 0
