@@ -144,7 +144,7 @@ def draw_log(log_path, path):
 def save_figure(figure, path):
     """Writes a figure in the format of the suffix, and closes it."""
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
 
 
