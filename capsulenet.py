@@ -160,6 +160,41 @@ def CapsNet(
     return attach(eval_model)
 
 
+def Baseline(input_shape, n_class, conv="auto", dropout=0.5):
+    """The plain convolutional network that the paper compares with.
+
+    Section 5: three 5x5 convolutions of 256, 256 and 128 channels with
+    stride 1, dense layers of 328 and 192 units, dropout and a softmax. The
+    paper does not say where the dropout is; here it follows each dense layer.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`.
+        n_class: Integer, number of classes.
+        conv: As in `CapsNet`.
+        dropout: Float, part of the units that is dropped.
+
+    Returns:
+        Three models as from `CapsNet`; the first two are one, the third is
+        None. The softmax takes the place of the capsules' lengths, under the
+        same name, so that whatever works with the one works with the other.
+    """
+    image = layers.Input(input_shape, name="image")
+    features = image
+    for number, channels in enumerate((256, 256, 128), 1):
+        features = FastConv2D(
+            channels, 5, activation="relu", method=conv, name=f"conv{number}"
+        )(features)
+    features = layers.Flatten(name="flatten")(features)
+    for number, units in enumerate((328, 192), 1):
+        features = layers.Dense(
+            units, activation="relu", name=f"dense{number}"
+        )(features)
+        features = layers.Dropout(dropout, name=f"dropout{number}")(features)
+    scores = layers.Dense(n_class, name="scores")(features)
+    softmax = layers.Softmax(name="capsnet", dtype="float32")(scores)
+    return attach(keras.Model(image, {"capsnet": softmax}, name="baseline"))
+
+
 def attach(eval_model):
     """The three models of `CapsNet` around a (loaded) evaluation model."""
     outputs = eval_model.output
@@ -365,7 +400,9 @@ def compile_model(
     optimizer = keras.optimizers.Adam(
         schedule, use_ema=ema > 0, ema_momentum=ema or 0.99
     )
-    loss, weights = {"capsnet": margin_loss}, {"capsnet": 1.0}
+    baseline = train_model.name == "baseline"
+    loss = {"capsnet": "categorical_crossentropy" if baseline else margin_loss}
+    weights = {"capsnet": 1.0}
     accuracy = "capsnet_accuracy"
     if "decoder" in train_model.output:
         loss["decoder"], weights["decoder"] = "mse", lam_recon
@@ -522,11 +559,12 @@ def train(
     return history, record
 
 
-def test(eval_model, data, save_dir):
-    """Tests a model and draws reconstructions.
+def test(eval_models, data, save_dir):
+    """Tests a model, or several as one, and draws reconstructions.
 
     Args:
-        eval_model: The evaluation model of `CapsNet`.
+        eval_models: List of evaluation models of `CapsNet`. The lengths of
+            their capsules are summed; reconstructions are the first one's.
         data: A `datasets.Dataset`; its test part is used.
         save_dir: Folder for `test.json` and `real_and_recon.png`.
 
@@ -534,7 +572,8 @@ def test(eval_model, data, save_dir):
         Dictionary: `accuracy` in [0, 1], `test_error` in percent,
         `mistakes` and `pictures` as counts.
     """
-    lengths = predict_lengths(eval_model, data.x_test)
+    lengths = sum(predict_lengths(model, data.x_test) for model in eval_models)
+    eval_model = eval_models[0]
     mistakes = int(np.sum(lengths.argmax(-1) != data.y_test))
     pictures = len(data.y_test)
     figures = {
@@ -604,6 +643,8 @@ def build(args, data):
     """The three models that the flags ask for."""
     input_shape = data.x_train.shape[1:]
     n_class = len(data.class_names)
+    if args.model == "baseline":
+        return Baseline(input_shape, n_class, args.conv)
     lam_recon = reconstruction_weight(args.lam_recon, input_shape, n_class)
     return CapsNet(
         input_shape,
@@ -634,7 +675,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
         models = build(args, data)
     train_model, eval_model, _ = models
     if args.weights:
-        checkpoints.load_weights(eval_model, args.weights)
+        checkpoints.load_weights(eval_model, *args.weights)
     input_shape = data.x_train.shape[1:]
     lam_recon = reconstruction_weight(
         args.lam_recon, input_shape, len(data.class_names)
@@ -686,19 +727,37 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
     print(f"Test it: python capsulenet.py -t -w {model_path}")
 
 
+def load_for_testing(args):
+    """The models of `-w`, and the data to test them on."""
+    loaded = [
+        checkpoints.load_model(path) if path.endswith(".keras") else None
+        for path in args.weights
+    ]
+    flags = next((model[1].get("flags", {}) for model in loaded if model), {})
+    name = args.dataset or flags.get("dataset") or "mnist"
+    # The seed draws the digits, and which pictures of a folder are for tests.
+    seed = args.seed if "seed" in args.given else flags.get("seed", args.seed)
+    data = datasets.load(name, seed=seed)
+    models = []
+    for path, model in zip(args.weights, loaded):
+        if model is None:
+            models.append(build(args, data))
+            checkpoints.load_weights(models[-1][1], path)
+            continue
+        checkpoints.check_model(
+            model[0], path, data.x_test.shape[1:], len(data.class_names)
+        )
+        models.append(attach(model[0]))
+    return models, data
+
+
 def run_testing(args):
     """Tests as the flags say, and prints the figures."""
-    if args.weights.endswith(".keras"):
-        eval_model, record = checkpoints.load_model(args.weights)
-        name = args.dataset or record.get("flags", {}).get("dataset", "mnist")
-        data = datasets.load(name, seed=args.seed)
-        models = attach(eval_model)
-    else:
-        data = datasets.load(args.dataset or "mnist", seed=args.seed)
-        models = build(args, data)
-        checkpoints.load_weights(models[1], args.weights)
-    _, eval_model, manipulate_model = models
-    figures = test(eval_model, data, args.save_dir)
+    models, data = load_for_testing(args)
+    manipulate_model = models[0][2]
+    figures = test([model[1] for model in models], data, args.save_dir)
+    if len(models) > 1:
+        print(f"{len(models)} models, capsule lengths summed")
     print(f"Accuracy: {figures['accuracy']:.4f}")
     print(
         f"Test error: {figures['test_error']:.2f} % "
@@ -712,8 +771,8 @@ def run_testing(args):
         return
     if manipulate_model is None:
         raise checkpoints.FileError(
-            "--digit needs a model with a decoder, and this one was trained "
-            "with --lam_recon 0"
+            "--digit needs a model with a decoder, and this one has none: it "
+            "is a baseline, or was trained with --lam_recon 0"
         )
     path = manipulate(
         manipulate_model,

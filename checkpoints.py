@@ -133,6 +133,23 @@ def load_model(path):
     return model, record
 
 
+def check_model(model, path, input_shape, n_class):
+    """Raises FileError unless a loaded model fits the data."""
+    outputs = getattr(model, "output", None)
+    if not isinstance(outputs, dict) or "capsnet" not in outputs:
+        raise FileError(
+            f"expected a model that capsulenet.py saved, got {path!r}, a "
+            f"model named {model.name!r}"
+        )
+    expected = (tuple(model.input.shape[1:]), outputs["capsnet"].shape[-1])
+    if expected != (tuple(input_shape), n_class):
+        raise FileError(
+            f"{path!r} was trained on pictures of {expected[0]} and "
+            f"{expected[1]} classes, got {tuple(input_shape)} and {n_class}; "
+            "choose another --dataset"
+        )
+
+
 def load_weights(model, path):
     """Loads `.keras`, `.weights.h5` or the classic code's `.h5` weights.
 

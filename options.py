@@ -100,6 +100,13 @@ def add_data_options(parser):
 def add_model_options(parser):
     group = parser.add_argument_group("model")
     group.add_argument(
+        "--model",
+        choices=("capsnet", "baseline"),
+        default="capsnet",
+        help="the capsule network, or the plain convolutional network that "
+        "the paper compares with (default: %(default)s)",
+    )
+    group.add_argument(
         "-r",
         "--routings",
         type=positive_int,
@@ -212,8 +219,10 @@ def add_training_options(parser, batch_help):
         "-w",
         "--weights",
         metavar="FILE",
+        nargs="+",
         default=None,
-        help="model or weights to start from, or to test",
+        help="model or weights to start from, or to test; several are tested "
+        "as one, their capsule lengths summed",
     )
     group.add_argument(
         "--resume",
@@ -360,12 +369,17 @@ def check(parser, args):
             "-t and --digit need a model: -w FILE, for instance "
             f"-w {os.path.join(args.save_dir, 'trained_model.keras')}"
         )
-    if args.weights is not None and not os.path.isfile(args.weights):
-        parser.error(
-            f"-w expects a .keras or .h5 file, got {args.weights!r}, which "
-            "is not a file; training writes "
-            f"{os.path.join(args.save_dir, 'trained_model.keras')}"
-        )
+    for path in args.weights or ():
+        if not os.path.isfile(path):
+            parser.error(
+                f"-w expects a .keras or .h5 file, got {path!r}, which is not "
+                "a file; training writes "
+                f"{os.path.join(args.save_dir, 'trained_model.keras')}"
+            )
+    if len(args.weights or ()) > 1 and not args.testing:
+        parser.error("-w takes one file to start from; several need -t")
+    if args.digit is not None and args.model == "baseline":
+        parser.error("--digit needs capsules: --model baseline has none")
     if args.testing and args.resume:
         parser.error("--resume continues a training, -t tests: choose one")
     if args.resume and "weights" in args.given:
