@@ -241,6 +241,15 @@ class PrimaryCap(keras.layers.Layer):
             )
         # The reshape in `call` holds for this size only.
         self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))
+        smallest = min(
+            size - kernel + 1
+            for size, kernel in zip(input_shape[1:3], self.conv.kernel_size)
+        )
+        if self.conv.padding == "valid" and smallest < 1:
+            raise ValueError(
+                f"Expected pictures of at least {self.conv.kernel_size}, the "
+                f"size of the kernel. Received: {tuple(input_shape)}"
+            )
         self.conv.build(input_shape)
         grid = self.conv.compute_output_shape(input_shape)
         self.num_capsule = grid[1] * grid[2] * self.n_channels

@@ -76,7 +76,8 @@ def main(argv=None):
     except DeviceError as error:
         return capsulenet.fail(str(error), 2)
     replicas = strategy.num_replicas_in_sync
-    print(f"Training on {replicas} devices" if not args.testing else "")
+    if options.is_training(args):
+        print(f"Training on {replicas} devices")
     return capsulenet.run(args, strategy.scope, replicas)
 
 

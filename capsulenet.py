@@ -7,10 +7,14 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
     python capsulenet.py --resume                 go on after an interruption
     python capsulenet.py -t -w FILE               test a trained model
     python capsulenet.py --digit 5 -w FILE        draw what its capsules mean
+    python capsulenet.py --predict P... -w FILE   classify pictures, folders
+    python capsulenet.py --export DIR -w FILE     write a model for serving
 
 Training writes into `--save_dir` (default `result`): `trained_model.keras`,
-`log.csv`, `log.png`, `run.json` and `checkpoint/`. Testing writes `test.json`
-and `real_and_recon.png`; `--digit N` also `manipulate-N.png`.
+`log.csv`, `log.png`, `run.json` and `checkpoint/`. Testing writes `test.json`,
+`confusion.png`, `mistakes.png` and `real_and_recon.png`; `--digit N` also
+`manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
+where `--save_dir` is given, else nothing.
 """
 
 import contextlib
@@ -20,6 +24,7 @@ import math
 import os
 import sys
 import time
+import typing
 
 import options
 
@@ -36,13 +41,25 @@ import checkpoints  # noqa: E402
 import datasets  # noqa: E402
 import utils  # noqa: E402
 from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap  # noqa: E402
-from fastconv import FastConv2D  # noqa: E402
+from fastconv import FastConv2D, axis_plans, runs_on_cpu  # noqa: E402
 
+# Section 4 of the paper.
+CONV_FILTERS = 256
+PRIMARY_TYPES, DIM_PRIMARY = 32, 8
+DECODER_UNITS = (512, 1024)
+LARGEST_KERNEL, PRIMARY_STRIDES = 9, 2
+SMALLEST_SIDE = 12
+# Rows of conv1's output beyond which its stride grows.
+LARGEST_MAP = 28
 # Pictures of one step of prediction; larger steps gain nothing more.
 PREDICT_BATCH = 250
 # Weight of the sum of squared errors against Eq. 4 (section 4.1).
 RECONSTRUCTION = 0.0005
+# Three 5x5 convolutions leave one pixel of it.
+SMALLEST_BASELINE = 13
 NOISE = np.linspace(-0.25, 0.25, 11)
+# Pictures that are drawn at most.
+SHOWN = 50
 
 
 @keras.saving.register_keras_serializable(package="capsnet")
@@ -82,18 +99,179 @@ def initializers(init, capsule_bias):
 
 def Decoder(num_inputs, output_shape, init):
     """Fully connected decoder, section 4.1 and Figure 2 of the paper."""
+    first, second = DECODER_UNITS
     decoder = keras.Sequential(
         [
             layers.Input((num_inputs,)),
-            layers.Dense(512, activation="relu", **init),
-            layers.Dense(1024, activation="relu", **init),
-            layers.Dense(math.prod(output_shape), **init),
+            layers.Dense(first, activation="relu", name="dense1", **init),
+            layers.Dense(second, activation="relu", name="dense2", **init),
+            layers.Dense(math.prod(output_shape), name="dense3", **init),
             layers.Activation("sigmoid", dtype="float32"),
             layers.Reshape(output_shape, dtype="float32"),
         ],
         name="decoder",
     )
     return decoder
+
+
+class Geometry(typing.NamedTuple):
+    """Rows and columns of both convolutions' kernels and strides."""
+
+    conv_kernel: tuple
+    conv_strides: tuple
+    primary_kernel: tuple
+    primary_strides: tuple
+
+
+def choose_geometry(height, width):
+    """Kernels and strides for a picture size; 9, 1, 9, 2 from 28 to 36.
+
+    Along each side, both kernels are just under a third of it and at most 9,
+    the strides are 1 and 2, and conv1's stride (with its kernel, where that
+    would be smaller) grows so that at most 28 rows come out of it.
+
+    Args:
+        height, width: Integers of at least 12.
+
+    Returns:
+        A `Geometry`; the primary grid that it leads to has 4 to 10 rows.
+
+    Raises:
+        PlanError: If the picture is too small.
+    """
+    if min(height, width) < SMALLEST_SIDE:
+        raise utils.PlanError(
+            f"expected pictures of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} "
+            f"pixels, received {height}x{width}: enlarge them with "
+            "--image_size, or set all of --conv_kernel, --conv_strides, "
+            "--primary_kernel and --primary_strides"
+        )
+    sides = []
+    for size in (height, width):
+        kernel = min((size - 1) // 3, LARGEST_KERNEL)
+        strides = (size - kernel) // LARGEST_MAP + 1
+        sides.append((max(kernel, strides), strides, kernel, PRIMARY_STRIDES))
+    return Geometry(*zip(*sides))
+
+
+def fit_geometry(height, width, **given):
+    """`choose_geometry`, but for what is given.
+
+    Args:
+        height, width: Integers, the picture's size.
+        **given: `Geometry`'s fields: an integer, a pair, or `None` for what
+            `choose_geometry` says.
+
+    Returns:
+        A `Geometry` that leaves at least one cell of the picture.
+
+    Raises:
+        PlanError: If it leaves nothing, or the picture is too small.
+    """
+    chosen = {
+        name: (value, value) if isinstance(value, int) else tuple(value)
+        for name, value in given.items()
+        if value is not None
+    }
+    if len(chosen) < len(Geometry._fields):
+        chosen = choose_geometry(height, width)._asdict() | chosen
+    geometry = Geometry(**chosen)
+    map_sizes(geometry, (height, width))
+    return geometry
+
+
+def map_sizes(geometry, picture):
+    """Rows and columns of conv1's and of PrimaryCap's output.
+
+    Raises:
+        PlanError: If a kernel is larger than what it is to go over.
+    """
+    sizes, what = [picture], "picture"
+    for name in ("conv", "primary"):
+        kernel = getattr(geometry, f"{name}_kernel")
+        strides = getattr(geometry, f"{name}_strides")
+        size = sizes[-1]
+        if kernel[0] > size[0] or kernel[1] > size[1]:
+            advice = f"lower --{name}_kernel"
+            if name == "primary":
+                advice += ", --conv_kernel or --conv_strides"
+            raise utils.PlanError(
+                f"expected a {name}_kernel within the {what} of "
+                f"{utils.cross(size)}, received {utils.cross(kernel)}: "
+                f"{advice}"
+            )
+        sizes.append(
+            tuple((n - k) // s + 1 for n, k, s in zip(size, kernel, strides))
+        )
+        what = "feature map"
+    return sizes[1:]
+
+
+def make_plan(
+    input_shape,
+    n_class,
+    routings=3,
+    dim_capsule=16,
+    capsule_bias=None,
+    conv="auto",
+    decoder=True,
+    **given,
+):
+    """A `utils.Plan` of what `CapsNet` makes of these arguments."""
+    input_shape = tuple(input_shape)
+    shapes = fit_geometry(*input_shape[:2], **given)
+    feature_map, grid = map_sizes(shapes, input_shape[:2])
+    feature_map = (*feature_map, CONV_FILTERS)
+    kernels = shapes.conv_kernel, shapes.primary_kernel
+    strides = shapes.conv_strides, shapes.primary_strides
+    convolutions = (
+        (input_shape, kernels[0], strides[0], CONV_FILTERS),
+        (feature_map, kernels[1], strides[1], PRIMARY_TYPES * DIM_PRIMARY),
+    )
+    num_capsule = math.prod(grid) * PRIMARY_TYPES
+    capsules = n_class * dim_capsule
+    sizes = []
+    for shape, kernel, _, filters in convolutions:
+        sizes += [math.prod(kernel) * shape[2] * filters, filters]
+    sizes += [num_capsule * DIM_PRIMARY * capsules]
+    sizes += [] if capsule_bias is None else [capsules]
+    if decoder:
+        units = (capsules, *DECODER_UNITS, math.prod(input_shape))
+        for inputs, outputs in zip(units, units[1:]):
+            sizes += [inputs * outputs, outputs]
+    transformed = [transform_sizes(*each, conv) for each in convolutions]
+    return utils.Plan(
+        input_shape=input_shape,
+        kernels=kernels,
+        strides=strides,
+        feature_map=feature_map,
+        grid=grid,
+        primary=(num_capsule, DIM_PRIMARY),
+        classes=(n_class, dim_capsule),
+        routings=routings,
+        weight_sizes=sizes,
+        transformed=tuple(map(sum, zip(*transformed))),
+    )
+
+
+def transform_sizes(shape, kernel, strides, filters, method):
+    """Values of a fast convolution's transforms: of a picture, the kernel."""
+    layer = FastConv2D(
+        filters,
+        kernel,
+        strides=strides,
+        method=method,
+        # A random one would draw a seed, and change those of the network.
+        kernel_initializer="zeros",
+    )
+    if not layer.uses_fast_path((None, *shape)):
+        return 0, 0
+    y, x = axis_plans(shape[:2], kernel, strides, "valid")
+    points = y.parts * x.parts * y.n * x.n
+    # The larger of what goes into the products and comes out.
+    channels = max(shape[2], filters)
+    of_picture = points * y.tiles * x.tiles * channels
+    return of_picture, points * shape[2] * filters
 
 
 def CapsNet(
@@ -106,6 +284,10 @@ def CapsNet(
     primary_scale=1.0,
     conv="auto",
     decoder=True,
+    conv_kernel=None,
+    conv_strides=None,
+    primary_kernel=None,
+    primary_strides=None,
 ):
     """The network of Figure 1 and its decoder, Figure 2.
 
@@ -120,6 +302,10 @@ def CapsNet(
         primary_scale: Float, factor on the convolution of `PrimaryCap`.
         conv: `"auto"`, `"direct"` or `"fast"`, see `FastConv2D`.
         decoder: Whether pictures are reconstructed.
+        conv_kernel, conv_strides, primary_kernel, primary_strides: Integers
+            or pairs, kernel size and strides of the two convolutions; None
+            for what `choose_geometry` says, the paper's 9, 1, 9 and 2 for
+            pictures of 28 to 36 rows and columns.
 
     Returns:
         Three functional models that share their layers: the training model
@@ -129,15 +315,28 @@ def CapsNet(
         without a decoder.
     """
     first, primary, capsules, dense = initializers(init, capsule_bias)
+    shapes = fit_geometry(
+        *input_shape[:2],
+        conv_kernel=conv_kernel,
+        conv_strides=conv_strides,
+        primary_kernel=primary_kernel,
+        primary_strides=primary_strides,
+    )
     image = layers.Input(input_shape, name="image")
     features = FastConv2D(
-        256, 9, activation="relu", method=conv, name="conv1", **first
+        CONV_FILTERS,
+        shapes.conv_kernel,
+        strides=shapes.conv_strides,
+        activation="relu",
+        method=conv,
+        name="conv1",
+        **first,
     )(image)
     features = PrimaryCap(
-        8,
-        32,
-        9,
-        strides=2,
+        DIM_PRIMARY,
+        PRIMARY_TYPES,
+        shapes.primary_kernel,
+        strides=shapes.primary_strides,
         scale=primary_scale,
         method=conv,
         name="primarycap",
@@ -174,9 +373,10 @@ def Baseline(input_shape, n_class, conv="auto", dropout=0.5):
         dropout: Float, part of the units that is dropped.
 
     Returns:
-        Three models as from `CapsNet`; the first two are one, the third is
-        None. The softmax takes the place of the capsules' lengths, under the
-        same name, so that whatever works with the one works with the other.
+        Three models as from `CapsNet`; the first two share all layers, the
+        third is None. The softmax takes the place of the capsules' lengths,
+        under the same name, so that whatever works with the one works with
+        the other.
     """
     image = layers.Input(input_shape, name="image")
     features = image
@@ -198,9 +398,12 @@ def Baseline(input_shape, n_class, conv="auto", dropout=0.5):
 def attach(eval_model):
     """The three models of `CapsNet` around a (loaded) evaluation model."""
     outputs = eval_model.output
-    if "decoder" not in outputs:
-        return eval_model, eval_model, None
     image = eval_model.input
+    if "decoder" not in outputs:
+        # Not the same object: what is saved has no loss and no optimizer,
+        # so that it loads without this module.
+        train_model = keras.Model(image, outputs, name=eval_model.name)
+        return train_model, eval_model, None
     digitcaps = eval_model.get_layer("digitcaps").output
     decode = eval_model.get_layer("decoder")
     mask = eval_model.get_layer("mask")
@@ -257,6 +460,20 @@ def reconstruction_weight(lam_recon, input_shape, n_class):
     return lam_recon
 
 
+def balanced_weights(labels, n_class):
+    """Weights with which all classes count alike; their mean is 1.
+
+    Args:
+        labels: Integer array of shape `(n,)`, the training labels.
+        n_class: Integer, number of classes.
+
+    Returns:
+        Array of shape `(n_class,)`: n / (n_class * pictures of the class).
+    """
+    counts = np.bincount(labels, minlength=n_class)
+    return len(labels) / (n_class * np.maximum(counts, 1))
+
+
 class EpochClock(keras.callbacks.Callback):
     """Tells the batches which epoch it is; keeps its rate and its seconds."""
 
@@ -288,13 +505,14 @@ class TestError(keras.callbacks.Callback):
 
     def __init__(self, eval_model, x, y, swap=None):
         super().__init__()
-        self.eval_model = eval_model
+        # Made once, or TensorFlow would trace it anew in every epoch.
+        self.lengths = lengths_model(eval_model)
         self.x, self.y = x, y
         self.swap = swap
 
     def on_epoch_end(self, epoch, logs=None):
         with averaged(self.swap):
-            lengths = predict_lengths(self.eval_model, self.x)
+            lengths = predict(self.lengths, self.x)
         wrong = int(np.sum(lengths.argmax(-1) != self.y))
         logs["test_error"] = 100 * wrong / len(self.y)
         print(
@@ -362,10 +580,9 @@ def averaged(swap):
         swap.on_test_end()
 
 
-def predict_lengths(eval_model, x):
-    """Lengths of the capsules, shape `(n, n_class)`, for uint8 pictures."""
-    lengths = keras.Model(eval_model.input, eval_model.output["capsnet"])
-    return predict(lengths, x)
+def lengths_model(eval_model):
+    """From pictures to the lengths of the capsules, without the decoder."""
+    return keras.Model(eval_model.input, eval_model.output["capsnet"])
 
 
 def predict(model, x):
@@ -451,6 +668,7 @@ def train(
     debug=False,
     jit_compile="auto",
     steps_per_execution=1,
+    class_weight=None,
     resume=False,
     record=None,
     verbose=1,
@@ -468,6 +686,8 @@ def train(
             epoch with their best accuracy is kept, else the last one.
         ema: Momentum of averaged weights, 0 for none.
         replicas: By how many devices a batch is divided.
+        class_weight: None, or how much a picture of each class counts in
+            the class loss and the training accuracy.
         resume: Whether to continue from `save_dir`'s checkpoint.
         record: Dictionary for `run.json` and the model file.
         verbose: As in Keras's `fit`.
@@ -493,7 +713,12 @@ def train(
     )
     shift = datasets.max_shift(data.x_train.shape[1:3], shift_fraction)
     batches = batch(
-        data.x_train, data.y_train, shift=shift, seed=seed, shuffle=True
+        data.x_train,
+        data.y_train,
+        shift=shift,
+        seed=seed,
+        shuffle=True,
+        class_weight=class_weight,
     )
     schedule = Decay(
         lr,
@@ -566,30 +791,161 @@ def test(eval_models, data, save_dir):
         eval_models: List of evaluation models of `CapsNet`. The lengths of
             their capsules are summed; reconstructions are the first one's.
         data: A `datasets.Dataset`; its test part is used.
-        save_dir: Folder for `test.json` and `real_and_recon.png`.
+        save_dir: Folder for `test.json`, `confusion.png`, `mistakes.png`
+            (where there are any) and `real_and_recon.png`.
 
     Returns:
         Dictionary: `accuracy` in [0, 1], `test_error` in percent,
-        `mistakes` and `pictures` as counts.
+        `mistakes` and `pictures` as counts, `classes` (by name, each with
+        its `pictures`, `mistakes` and `error` in percent) and `confusion`, a
+        list of rows: true classes, with a column for each predicted one.
     """
-    lengths = sum(predict_lengths(model, data.x_test) for model in eval_models)
+    lengths = sum(
+        predict(lengths_model(model), data.x_test) for model in eval_models
+    )
     eval_model = eval_models[0]
-    mistakes = int(np.sum(lengths.argmax(-1) != data.y_test))
-    pictures = len(data.y_test)
-    figures = {
-        "accuracy": 1 - mistakes / pictures,
-        "test_error": 100 * mistakes / pictures,
-        "mistakes": mistakes,
-        "pictures": pictures,
-    }
+    n_class = len(data.class_names)
+    confusion = np.zeros((n_class, n_class), "int64")
+    np.add.at(confusion, (data.y_test, lengths.argmax(-1)), 1)
+    figures = test_figures(confusion, data.class_names)
     checkpoints.write_json(os.path.join(save_dir, "test.json"), figures)
+    path = os.path.join(save_dir, "confusion.png")
+    with checkpoints.whole_file(path) as temporary:
+        utils.draw_confusion(confusion, data.class_names, temporary)
+    draw_mistakes(eval_model, data, lengths, save_dir)
     if "decoder" in eval_model.output:
-        shown = data.x_test[:50]
+        shown = data.x_test[:SHOWN]
         reconstructions = predict(eval_model, shown)["decoder"]
         path = os.path.join(save_dir, "real_and_recon.png")
         with checkpoints.whole_file(path) as temporary:
             utils.draw_reconstructions(shown / 255, reconstructions, temporary)
     return figures
+
+
+def test_figures(confusion, class_names):
+    """The figures of `test.json`, from counts of true and predicted classes.
+
+    Args:
+        confusion: Integer array, rows are true classes, columns predicted.
+        class_names: List of strings.
+
+    Returns:
+        Dictionary as `test` returns it.
+    """
+    counts = confusion.sum(axis=1).tolist()
+    mistakes = (confusion.sum(axis=1) - confusion.diagonal()).tolist()
+    return {
+        "accuracy": 1 - sum(mistakes) / sum(counts),
+        "test_error": 100 * sum(mistakes) / sum(counts),
+        "mistakes": sum(mistakes),
+        "pictures": sum(counts),
+        "classes": {
+            name: {
+                "pictures": count,
+                "mistakes": wrong,
+                # A class may have no picture in the test part.
+                "error": 100 * wrong / count if count else None,
+            }
+            for name, count, wrong in zip(class_names, counts, mistakes)
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
+def draw_mistakes(eval_model, data, lengths, save_dir):
+    """Draws `mistakes.png`, the most confident mistakes first.
+
+    Args:
+        eval_model: The model that reconstructs, if it has a decoder.
+        data: A `datasets.Dataset`.
+        lengths: Array of shape `(n, n_class)` for its test part.
+        save_dir: Folder. Without a mistake an older file is removed.
+    """
+    path = os.path.join(save_dir, "mistakes.png")
+    predicted = lengths.argmax(-1)
+    wrong = np.flatnonzero(predicted != data.y_test)
+    if len(wrong) == 0:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+        return
+    order = np.argsort(-lengths.max(-1)[wrong], kind="stable")
+    worst = wrong[order[:SHOWN]]
+    names = [utils.shorten(name, 18) for name in data.class_names]
+    titles = [
+        f"{names[data.y_test[index]]} -> {names[predicted[index]]}"
+        for index in worst
+    ]
+    draw_pictures(eval_model, data.x_test[worst], titles, path)
+
+
+def draw_pictures(eval_model, images, titles, path):
+    """Draws pictures, beside their reconstructions if there is a decoder."""
+    reconstructions = None
+    if "decoder" in eval_model.output:
+        reconstructions = predict(eval_model, images)["decoder"]
+    with checkpoints.whole_file(path) as temporary:
+        utils.draw_pairs(images / 255, reconstructions, titles, temporary)
+
+
+def predict_files(models, files, class_names, skip_unreadable=False):
+    """Reads pictures and asks the models, some of them at a time.
+
+    Args:
+        models: Evaluation models; the lengths of their capsules are averaged.
+        files: Paths of pictures.
+        class_names: List of strings.
+        skip_unreadable: Boolean, leave out what cannot be read.
+
+    Returns:
+        The rows of `utils.make_rows` in the order of the files, the first
+        pictures as the models saw them (uint8), and lines for the user.
+
+    Raises:
+        DatasetError: If a file cannot be read, all of them at once.
+    """
+    input_shape = models[0].input.shape[1:]
+    capsules = [lengths_model(model) for model in models]
+    rows, images, unreadable, resized = [], [], [], 0
+    for part in utils.in_parts(files, PREDICT_BATCH):
+        pictures, failed, count = datasets.read_pictures(part, input_shape)
+        unreadable += map(utils.printable, failed)
+        resized += count
+        # After the first unreadable file only the others are looked for.
+        if pictures and (skip_unreadable or not unreadable):
+            names, x = zip(*pictures)
+            images += x[: SHOWN - len(images)]
+            x = np.stack(x)
+            lengths = sum(predict(model, x) for model in capsules)
+            rows += utils.make_rows(names, lengths / len(models), class_names)
+    if unreadable and not (skip_unreadable and rows):
+        raise datasets.unreadable_error("", unreadable, len(files))
+    notes = []
+    if resized:
+        size = utils.cross(input_shape[:2])
+        notes.append(f"Resized to {size}: {resized} of {len(rows)} pictures")
+    if unreadable:
+        left_out = f"{len(unreadable)} ({datasets.listed(unreadable)})"
+        notes.append(f"Left out, cannot be read: {left_out}")
+    return rows, np.stack(images), notes
+
+
+def write_predictions(eval_model, rows, images, save_dir):
+    """Writes `predictions.csv` and `predictions.png`.
+
+    Args:
+        eval_model: The model that reconstructs, if it has a decoder.
+        rows, images: What `predict_files` returns.
+        save_dir: Folder.
+    """
+    path = os.path.join(save_dir, "predictions.csv")
+    with checkpoints.whole_file(path) as temporary:
+        utils.write_rows(rows, temporary)
+    titles = [
+        f"{utils.shorten(first, 18)} ({length:.2f})"
+        for _, first, length, *_ in rows[: len(images)]
+    ]
+    path = os.path.join(save_dir, "predictions.png")
+    draw_pictures(eval_model, images, titles, path)
 
 
 def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
@@ -599,7 +955,8 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
         manipulate_model: The third model of `CapsNet`.
         data: A `datasets.Dataset`; one picture of its test part is drawn.
         class_number: Integer, index of the class.
-        save_dir: Folder for `manipulate-CLASS.png`.
+        save_dir: Folder for `manipulate-CLASS.png`, CLASS being the name
+            with dashes for what a file name cannot hold.
         seed: Integer that chooses the picture.
 
     Returns:
@@ -628,7 +985,7 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
         verbose=0,
     )["decoder"]
     name = data.class_names[class_number]
-    path = os.path.join(save_dir, f"manipulate-{name}.png")
+    path = os.path.join(save_dir, f"manipulate-{utils.file_name(name)}.png")
     with checkpoints.whole_file(path) as temporary:
         utils.draw_manipulations(
             images.reshape(dimensions, len(NOISE), *images.shape[1:]),
@@ -644,24 +1001,59 @@ def build(args, data):
     input_shape = data.x_train.shape[1:]
     n_class = len(data.class_names)
     if args.model == "baseline":
+        if min(input_shape[:2]) < SMALLEST_BASELINE:
+            raise datasets.DatasetError(
+                f"expected pictures of at least {SMALLEST_BASELINE}x"
+                f"{SMALLEST_BASELINE} pixels for --model baseline, received "
+                f"{utils.cross(input_shape[:2])} in {data.name!r}: enlarge "
+                "them with --image_size"
+            )
         return Baseline(input_shape, n_class, args.conv)
-    lam_recon = reconstruction_weight(args.lam_recon, input_shape, n_class)
     return CapsNet(
         input_shape,
         n_class,
-        args.routings,
         init=args.init,
-        capsule_bias=args.capsule_bias,
         primary_scale=args.primary_scale,
-        conv=args.conv,
-        decoder=lam_recon > 0,
+        **size_flags(args, input_shape, n_class),
     )
+
+
+def size_flags(args, input_shape, n_class):
+    """The arguments that `CapsNet` and `make_plan` share."""
+    lam_recon = reconstruction_weight(args.lam_recon, input_shape, n_class)
+    return {
+        "routings": args.routings,
+        "capsule_bias": args.capsule_bias,
+        "conv": args.conv,
+        "decoder": lam_recon > 0,
+        **{name: getattr(args, name) for name in options.GEOMETRY},
+    }
+
+
+def show_plan(args, data, replicas):
+    """Prints what will be built; refuses what the memory cannot hold."""
+    if args.model == "baseline":
+        return
+    n_class = len(data.class_names)
+
+    def plan_of(shape):
+        return make_plan(shape, n_class, **size_flags(args, shape, n_class))
+
+    shape = data.x_train.shape[1:]
+    sizes = {
+        "test_batch": min(PREDICT_BATCH, len(data.x_test)),
+        "pictures": len(data.x_train) + len(data.x_test),
+        "replicas": replicas,
+    }
+    print(plan_of(shape).table(args.batch_size, **sizes), flush=True)
+    available = utils.machine_memory() if runs_on_cpu() else None
+    utils.check_memory(plan_of, shape, args.batch_size, available, **sizes)
 
 
 def run_training(args, scope=contextlib.nullcontext, replicas=1):
     """Trains as the flags say, and prints what came of it."""
     args.batch_size = args.batch_size or options.DEFAULT_BATCH_SIZE * replicas
-    data = datasets.load(args.dataset, seed=args.seed)
+    data = datasets.load(args.dataset, seed=args.seed, **picture_flags(args))
     for note in data.notes:
         print(note)
     validation = None
@@ -671,15 +1063,21 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
         )
     for flag, value in args.recipe_sets.items():
         print(f"Recipe {args.recipe} sets --{flag} {value}")
+    show_plan(args, data, replicas)
     with scope():
         models = build(args, data)
     train_model, eval_model, _ = models
-    if args.weights:
+    if args.weights and not args.resume:
         checkpoints.load_weights(eval_model, *args.weights)
     input_shape = data.x_train.shape[1:]
     lam_recon = reconstruction_weight(
         args.lam_recon, input_shape, len(data.class_names)
     )
+    class_weight = None
+    if args.class_weight == "balanced":
+        class_weight = balanced_weights(data.y_train, len(data.class_names))
+        weights = map("{} {:.3g}".format, data.class_names, class_weight)
+        print(f"Class weights: {', '.join(weights)}")
     record = {
         "flags": options.flags_of(args),
         "class_names": data.class_names,
@@ -691,7 +1089,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
     }
     print(
         f"Training on {len(data.x_train)} pictures of "
-        f"{'x'.join(map(str, input_shape))}, {len(data.class_names)} classes; "
+        f"{utils.cross(input_shape)}, {len(data.class_names)} classes; "
         f"{record['parameters']:,} weights"
     )
     with scope():
@@ -714,6 +1112,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
             debug=args.debug,
             jit_compile=args.jit_compile,
             steps_per_execution=args.steps_per_execution,
+            class_weight=class_weight,
             resume=args.resume,
             record=record,
             verbose=1 if sys.stdout.isatty() else 2,
@@ -727,6 +1126,26 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
     print(f"Test it: python capsulenet.py -t -w {model_path}")
 
 
+def picture_flags(args, recorded=None):
+    """How `datasets.load` is to take the pictures.
+
+    Args:
+        args: Parsed flags.
+        recorded: None, or the flags of the run that trained the model: they
+            hold where the user gave none.
+    """
+    recorded = recorded or {}
+    names = ["image_size", "grayscale", "skip_unreadable", "test_fraction"]
+    flags = {name: getattr(args, name) for name in names}
+    if args.dataset not in (None, recorded.get("dataset")):
+        names.remove("test_fraction")  # Another folder may have both parts.
+    for name in names:
+        if name not in args.given:
+            flags[name] = recorded.get(name, flags[name])
+    flags["image_size"] = flags["image_size"] and tuple(flags["image_size"])
+    return flags
+
+
 def load_for_testing(args):
     """The models of `-w`, and the data to test them on."""
     loaded = [
@@ -737,7 +1156,7 @@ def load_for_testing(args):
     name = args.dataset or flags.get("dataset") or "mnist"
     # The seed draws the digits, and which pictures of a folder are for tests.
     seed = args.seed if "seed" in args.given else flags.get("seed", args.seed)
-    data = datasets.load(name, seed=seed)
+    data = datasets.load(name, seed=seed, **picture_flags(args, flags))
     models = []
     for path, model in zip(args.weights, loaded):
         if model is None:
@@ -755,6 +1174,13 @@ def run_testing(args):
     """Tests as the flags say, and prints the figures."""
     models, data = load_for_testing(args)
     manipulate_model = models[0][2]
+    if args.digit is not None:
+        if manipulate_model is None:
+            raise checkpoints.FileError(
+                "--digit needs a model with a decoder, and this one has none: "
+                "it is a baseline, or was trained with --lam_recon 0"
+            )
+        drawn = class_number(args.digit, data)
     figures = test([model[1] for model in models], data, args.save_dir)
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
@@ -763,37 +1189,76 @@ def run_testing(args):
         f"Test error: {figures['test_error']:.2f} % "
         f"({figures['mistakes']} of {figures['pictures']})"
     )
+    if figures["mistakes"]:
+        name, worst = max(
+            figures["classes"].items(), key=lambda item: item[1]["error"] or 0
+        )
+        print(
+            f"Worst class: {name}, {worst['error']:.2f} % "
+            f"({worst['mistakes']} of {worst['pictures']})"
+        )
+    else:
+        print("No mistakes, so no mistakes.png")
+    written = ["test.json", "confusion.png"]
+    written += ["mistakes.png"] if figures["mistakes"] else []
     if manipulate_model is None:
         print("No reconstructions: the model has no decoder")
     else:
-        print(f"Written to {args.save_dir}: test.json, real_and_recon.png")
-    if args.digit is None:
-        return
-    if manipulate_model is None:
-        raise checkpoints.FileError(
-            "--digit needs a model with a decoder, and this one has none: it "
-            "is a baseline, or was trained with --lam_recon 0"
+        written.append("real_and_recon.png")
+    print(f"Written to {args.save_dir}: {', '.join(written)}")
+    if args.digit is not None:
+        path = manipulate(
+            manipulate_model, data, drawn, args.save_dir, args.seed
         )
-    path = manipulate(
-        manipulate_model,
-        data,
-        class_number(args.digit, data.class_names),
-        args.save_dir,
-        args.seed,
+        print(f"Written: {path}")
+
+
+def run_prediction(args):
+    """Prints what the models take pictures for; writes only if asked to."""
+    models, class_names, _ = checkpoints.load_models(args.weights)
+    files = datasets.find_pictures(args.predict)
+    rows, images, notes = predict_files(
+        models, files, class_names, args.skip_unreadable
     )
-    print(f"Written: {path}")
+    print(utils.format_table(rows), flush=True)
+    for note in notes:
+        print(note)
+    if len(models) > 1:
+        print(f"{len(models)} models, mean of their capsules' lengths")
+    if "save_dir" in args.given:
+        write_predictions(models[0], rows, images, args.save_dir)
+        print(f"Written to {args.save_dir}: predictions.csv, predictions.png")
 
 
-def class_number(name, class_names):
+def run_export(args):
+    """Writes a model for serving, and prints how to load it."""
+    (model,), _, record = checkpoints.load_models(args.weights)
+    checkpoints.export(model, record, args.export)
+    print(f"Written: {args.export}, a SavedModel with the endpoint serve")
+    print(
+        f"Load it: served = tf.saved_model.load({args.export!r}); "
+        "served.serve(images)"
+    )
+
+
+def class_number(name, data):
     """The index of a class given by its name, or else its number."""
+    class_names = data.class_names
     if name in class_names:
-        return class_names.index(name)
-    if name.isdigit() and int(name) < len(class_names):
-        return int(name)
-    raise checkpoints.FileError(
-        f"--digit expects a class, one of {', '.join(class_names)}; "
-        f"got {name!r}"
-    )
+        number = class_names.index(name)
+    elif name.isdecimal() and int(name) < len(class_names):
+        number = int(name)
+    else:
+        raise checkpoints.FileError(
+            f"--digit expects a class, one of {', '.join(class_names)}; "
+            f"got {name!r}"
+        )
+    if number not in data.y_test:
+        raise checkpoints.FileError(
+            "--digit expects a class with a picture in the test part, got "
+            f"{name!r} without any; choose another class"
+        )
+    return number
 
 
 def run(args, scope=contextlib.nullcontext, replicas=1):
@@ -813,21 +1278,42 @@ def run(args, scope=contextlib.nullcontext, replicas=1):
         if args.jit_compile != "on":  # XLA orders operations by itself.
             make_deterministic()
         keras.config.set_dtype_policy(args.dtype_policy)
-        with checkpoints.locked(args.save_dir):
+        # A prediction or an export writes there only if it is named.
+        lock = contextlib.nullcontext()
+        if not (args.predict or args.export) or "save_dir" in args.given:
+            lock = checkpoints.locked(args.save_dir)
+        with lock:
             if args.testing:
                 run_testing(args)
+            elif args.predict:
+                run_prediction(args)
+            elif args.export:
+                run_export(args)
             else:
                 run_training(args, scope, replicas)
-    except (datasets.DatasetError, checkpoints.FileError) as error:
+    except (
+        datasets.DatasetError,
+        checkpoints.FileError,
+        utils.PlanError,
+    ) as error:
         return fail(str(error), 2)
+    except BrokenPipeError:  # The reader, `head` perhaps, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return fail(f"{error.strerror or error}: {error.filename or ''}", 2)
     except FloatingPointError as error:
         return fail(str(error), 1)
     except KeyboardInterrupt:
-        go_on = f"go on with --resume --save_dir {args.save_dir}"
-        return fail(f"interrupted; {go_on}", 130)
+        return fail(interrupted(args), 130)
     return 0
+
+
+def interrupted(args):
+    """What to say after Ctrl-C."""
+    state = os.path.join(args.save_dir, "checkpoint", "state.json")
+    if not options.is_training(args) or not os.path.exists(state):
+        return "interrupted"
+    return f"interrupted; go on with --resume --save_dir {args.save_dir}"
 
 
 def fail(message, status):

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 
 import h5py
@@ -20,11 +21,18 @@ except ImportError:  # Windows has no flock; there, runs are not locked.
     fcntl = None
 
 RECORD = "run.json"
+# A SavedModel's place for what its loaders leave alone.
+EXTRA = "assets.extra"
 CLASSIC_CONVOLUTIONS = ("conv1", "primarycap_conv2d")
 
 
 class FileError(ValueError):
     """A file of the user's that cannot be used; the message is one line."""
+
+
+def reason_of(error):
+    """The first line of what Keras, h5py or zipfile say."""
+    return str(error).strip().split("\n")[0][:200]
 
 
 @contextlib.contextmanager
@@ -126,28 +134,108 @@ def load_model(path):
     except FileError:
         raise
     except Exception as error:  # Keras and zipfile raise nearly anything.
-        reason = str(error).strip().split("\n")[0][:200]
-        raise FileError(f"cannot load {path!r}; {advice}: {reason}") from error
+        raise FileError(
+            f"cannot load {path!r}; {advice}: {reason_of(error)}"
+        ) from error
     if not isinstance(record, dict):
         raise FileError(f"cannot read the record in {path!r}; {advice}")
     return model, record
 
 
-def check_model(model, path, input_shape, n_class):
-    """Raises FileError unless a loaded model fits the data."""
+def signature(model, path):
+    """The shape of a loaded model's pictures and its number of classes.
+
+    Raises:
+        FileError: Unless it is an evaluation model of ours.
+    """
     outputs = getattr(model, "output", None)
-    if not isinstance(outputs, dict) or "capsnet" not in outputs:
+    image = getattr(getattr(model, "input", None), "shape", ())
+    known = len(image) == 4 and None not in image[1:]
+    if not known or not isinstance(outputs, dict) or "capsnet" not in outputs:
         raise FileError(
             f"expected a model that capsulenet.py saved, got {path!r}, a "
             f"model named {model.name!r}"
         )
-    expected = (tuple(model.input.shape[1:]), outputs["capsnet"].shape[-1])
+    return tuple(image[1:]), outputs["capsnet"].shape[-1]
+
+
+def check_model(model, path, input_shape, n_class):
+    """Raises FileError unless a loaded model fits the data."""
+    expected = signature(model, path)
     if expected != (tuple(input_shape), n_class):
         raise FileError(
             f"{path!r} was trained on pictures of {expected[0]} and "
             f"{expected[1]} classes, got {tuple(input_shape)} and {n_class}; "
             "choose another --dataset"
         )
+
+
+def load_models(paths):
+    """Loads whole models that can predict together.
+
+    Args:
+        paths: `.keras` files.
+
+    Returns:
+        The evaluation models, the class names, and the first one's record.
+
+    Raises:
+        FileError: If a file is no model of ours, or the models differ in
+            their pictures or classes.
+    """
+    loaded = [load_model(path) for path in paths]
+    expected = None
+    for path, (model, record) in zip(paths, loaded):
+        input_shape, n_class = signature(model, path)
+        received = input_shape, class_names_of(record, n_class)
+        expected = expected or received
+        if received != expected:
+            raise FileError(
+                "expected models of the same pictures and classes after -w, "
+                f"got {paths[0]!r} and {path!r}, which differ; take one of "
+                "them"
+            )
+    return [model for model, _ in loaded], expected[1], loaded[0][1]
+
+
+def class_names_of(record, n_class):
+    """The class names in a model's record; numbers if it has none."""
+    names = record.get("class_names")
+    if isinstance(names, list) and len(names) == n_class:
+        return [str(name) for name in names]
+    return [str(number) for number in range(n_class)]
+
+
+def export(model, record, folder):
+    """Writes a TensorFlow SavedModel for serving, whole or not at all.
+
+    The record, class names included, goes into `assets.extra/run.json`.
+
+    Args:
+        model: Evaluation model.
+        record: Dictionary that JSON can hold.
+        folder: Where the model is to appear; missing or empty.
+
+    Raises:
+        FileError: If Keras cannot export the model.
+    """
+    parent, name = os.path.split(os.path.abspath(folder))
+    os.makedirs(parent, exist_ok=True)
+    temporary = os.path.join(parent, f".{os.getpid()}-{name}")
+    try:
+        model.export(temporary, verbose=False)
+        write_json(os.path.join(temporary, EXTRA, RECORD), record)
+        if os.path.isdir(folder):
+            os.rmdir(folder)
+        os.rename(temporary, folder)
+    except OSError:
+        raise
+    except Exception as error:  # Keras and TensorFlow raise nearly anything.
+        raise FileError(
+            f"cannot export to {folder!r}: {reason_of(error)}"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_weights(model, path):
@@ -173,16 +261,19 @@ def load_weights(model, path):
     except FileError:
         raise
     except Exception as error:  # h5py and Keras raise nearly anything.
-        reason = str(error).strip().split("\n")[0][:200]
         raise FileError(
-            f"cannot load weights from {path!r}: {reason}"
+            f"cannot load weights from {path!r}: {reason_of(error)}"
         ) from error
 
 
 def copy_weights(source, model, path):
     """Copies weights between two models of the same architecture."""
-    ours = {weight.path: weight for weight in model.weights}
-    theirs = {weight.path: weight for weight in source.weights}
+
+    def by_name(weights):
+        # Layer and weight; a loaded decoder's paths lack its own name.
+        return {"/".join(w.path.split("/")[-2:]): w for w in weights}
+
+    ours, theirs = by_name(model.weights), by_name(source.weights)
     for name in sorted(ours.keys() | theirs.keys()):
         expected = ours[name].shape if name in ours else "no such weight"
         received = theirs[name].shape if name in theirs else "no such weight"
@@ -327,8 +418,8 @@ def load_checkpoint(folder, model):
     try:
         model.load_weights(os.path.join(folder, state["file"]))
     except Exception as error:  # Keras raises nearly anything.
-        reason = str(error).strip().split("\n")[0][:200]
         raise FileError(
-            f"the checkpoint in {folder!r} does not fit this model: {reason}"
+            f"the checkpoint in {folder!r} does not fit this model: "
+            f"{reason_of(error)}"
         ) from error
     return state

@@ -373,6 +373,64 @@ def picture_files(folder):
     )
 
 
+def find_pictures(paths):
+    """The files among `paths`, and the pictures in the folders among them.
+
+    Raises:
+        DatasetError: If a folder holds no picture.
+    """
+    files = []
+    for path in paths:
+        found = picture_files(path) if os.path.isdir(path) else [path]
+        if not found:
+            raise DatasetError(
+                f"expected pictures in {path!r} or in its folders, received "
+                "none: PNG, JPEG, BMP, GIF, TIFF and WebP files are read"
+            )
+        files += map(str, found)
+    return files
+
+
+def read_pictures(files, input_shape):
+    """Reads pictures in a model's size and channels.
+
+    Args:
+        files: Paths.
+        input_shape: `(height, width, channels)`.
+
+    Returns:
+        Pairs of a path and its pixels, the paths that cannot be read, and
+        how many pictures were resized.
+    """
+    pictures, unreadable, resized = [], [], 0
+    for path in files:
+        try:
+            pixels = read_picture(path, None, input_shape[2])
+        except DatasetError:
+            unreadable.append(path)
+            continue
+        if pixels.shape != tuple(input_shape):
+            pixels = _to_array(_from_array(pixels), input_shape[:2], None)
+            resized += 1
+        pictures.append((path, pixels))
+    return pictures, unreadable, resized
+
+
+def unreadable_error(where, unreadable, total):
+    """A `DatasetError` that names the pictures that cannot be read."""
+    return DatasetError(
+        f"expected pictures{where}, received {len(unreadable)} of {total} "
+        f"that cannot be read ({listed(unreadable)}): replace them, or leave "
+        "them out with --skip_unreadable"
+    )
+
+
+def listed(names, most=10):
+    """Names in one line, the first ones if there are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def read_picture(path, image_size, channels):
     """Reads one picture, turned as its EXIF data say.
 
@@ -773,7 +831,7 @@ def _load_pictures(
             "none with pictures: put the pictures in CLASS/ or in train/CLASS/ "
             "and test/CLASS/"
         )
-    pictures, notes = _read_pictures(
+    pictures, notes = _read_folder(
         folder,
         [path for _, _, path in found],
         image_size,
@@ -803,12 +861,12 @@ def _count_classes(folder, y, is_test, class_names):
                 f"{class_names[counts.argmin()]!r} in {str(folder)!r}: add "
                 "some, or remove the class"
             )
-        listed = ", ".join(map("{} {}".format, class_names, counts))
-        notes.append(f"{chosen.sum()} {part} pictures: {listed}")
+        each = ", ".join(map("{} {}".format, class_names, counts))
+        notes.append(f"{chosen.sum()} {part} pictures: {each}")
     return notes
 
 
-def _read_pictures(folder, paths, image_size, channels, skip_unreadable):
+def _read_folder(folder, paths, image_size, channels, skip_unreadable):
     """Reads files; returns a dict from path to pixels, and notes."""
     pictures, unreadable = {}, []
     for path in paths:
@@ -826,18 +884,13 @@ def _read_pictures(folder, paths, image_size, channels, skip_unreadable):
                     first_path, *first.shape[:2], path, *pixels.shape[:2]
                 )
             )
-    listed = ", ".join(unreadable[:10])
-    if len(unreadable) > 10:
-        listed += f" and {len(unreadable) - 10} more"
-    if unreadable and not (skip_unreadable and pictures):
-        raise DatasetError(
-            f"expected pictures in {str(folder)!r}, received "
-            f"{len(unreadable)} that cannot be read ({listed}): replace them, "
-            "or leave them out with --skip_unreadable"
-        )
     if not unreadable:
         return pictures, []
-    return pictures, [f"{len(unreadable)} pictures left out: {listed}"]
+    if not (skip_unreadable and pictures):
+        where = f" in {str(folder)!r}"
+        raise unreadable_error(where, unreadable, len(paths))
+    left_out = f"{len(unreadable)} pictures left out: {listed(unreadable)}"
+    return pictures, [left_out]
 
 
 def _stack(pictures):

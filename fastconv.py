@@ -158,15 +158,15 @@ class AxisPlan:
         self.tiles = -(-self.outputs // self.m)
         self.offsets = self._offsets(self.taps)
         self.parts = len(self.offsets)
+        self.rows = self.parts * self.taps  # Of the kernel, zeros added.
 
     def _offsets(self, taps):
         """The first kernel row of each part; its taps are a stride apart."""
-        phase_taps = -(-self.kernel_size // self.stride)
+        runs = -(-self.kernel_size // (self.stride * taps))
         return [
-            phase + self.stride * first
-            for first in range(0, phase_taps, taps)
+            run * taps * self.stride + phase
+            for run in range(runs)
             for phase in range(self.stride)
-            if phase + self.stride * first < self.kernel_size
         ]
 
     def _count(self, taps, m):
@@ -178,18 +178,12 @@ class AxisPlan:
 
         Returns:
             Three arrays: for the output, shape `(m, n)`; for the kernel,
-            `(n, parts, kernel_size)`; for the input,
-            `(n, tiles, parts, size)`. Padding is in the last one: rows
-            outside of the picture have no column.
+            `(n, taps)`; for the input, `(n, tiles, parts, size)`. Padding
+            is in the last one: rows outside of the picture have no column.
         """
         output, kernel, data = balanced_toom_cook(self.m, self.taps)
-        select_taps = np.zeros((self.taps, self.parts, self.kernel_size))
         select_rows = np.zeros((self.n, self.tiles, self.parts, self.size))
         for part, offset in enumerate(self.offsets):
-            for tap in range(self.taps):
-                row = offset + self.stride * tap
-                if row < self.kernel_size:
-                    select_taps[tap, part, row] = 1
             for tile in range(self.tiles):
                 for j in range(self.n):
                     row = offset + self.stride * (tile * self.m + j) - self.pad
@@ -199,19 +193,25 @@ class AxisPlan:
             matrix.astype("float32")
             for matrix in (
                 output,
-                np.tensordot(kernel, select_taps, 1),
+                kernel,
                 np.tensordot(data, select_rows, 1),
             )
         )
 
 
 @functools.lru_cache(maxsize=64)
-def plan(input_size, kernel_size, strides, padding):
-    """The two `AxisPlan`s and their matrices for one convolution."""
-    axes = [
+def axis_plans(input_size, kernel_size, strides, padding):
+    """The two `AxisPlan`s of one convolution."""
+    return [
         AxisPlan(*axis, padding)
         for axis in zip(input_size, kernel_size, strides)
     ]
+
+
+@functools.lru_cache(maxsize=64)
+def plan(input_size, kernel_size, strides, padding):
+    """The two `AxisPlan`s and their matrices for one convolution."""
+    axes = axis_plans(input_size, kernel_size, strides, padding)
     return axes, [axis.matrices() for axis in axes]
 
 
@@ -221,7 +221,7 @@ def saving(input_size, kernel_size, strides, padding, channels, filters):
     Counts the products and all the transforms, for one picture; the
     transform of the kernel is shared by a batch of `NOMINAL_BATCH`.
     """
-    (y, x), _ = plan(input_size, kernel_size, strides, padding)
+    y, x = axis_plans(input_size, kernel_size, strides, padding)
     direct = (y.outputs * y.kernel_size * x.outputs * x.kernel_size) * (
         channels * filters
     )
@@ -234,27 +234,36 @@ def saving(input_size, kernel_size, strides, padding, channels, filters):
     data = columns * x.size * y.size * channels
     data += y.n * y.tiles * y.parts * y.size * columns * channels
     output = tiles * filters * points * y.m * x.m
-    kernel = points * stacked * y.kernel_size * x.kernel_size * filters
+    kernel = points * stacked * y.taps * x.taps * filters
     total = products + data + output + kernel / NOMINAL_BATCH
     return direct / total
 
 
 def transform_kernel(kernel, axes, matrices):
-    """`(kh, kw, channels, filters) -> (points, parts * channels, filters)`."""
+    """`(kh, kw, channels, filters) -> (parts, points, channels, filters)`."""
     (y, x), ((_, rows, _), (_, columns, _)) = axes, matrices
     kh, kw, channels, filters = kernel.shape
-    # One product writes the result in the order in which it is read.
-    both = np.einsum("apk,bql->abpqkl", rows, columns)
-    both = both.reshape(y.n * x.n * y.parts * x.parts, kh * kw)
-    kernel = ops.reshape(kernel, (kh * kw, channels * filters))
-    transformed = ops.matmul(ops.convert_to_tensor(both), kernel)
+    kernel = ops.pad(
+        kernel, ((0, y.rows - kh), (0, x.rows - kw), (0, 0), (0, 0))
+    )
+    # A row is (run * taps + tap) * stride + phase; a part a run and a phase.
+    kernel = ops.reshape(
+        kernel,
+        (-1, y.taps, y.stride, x.rows // (x.taps * x.stride), x.taps, x.stride)
+        + (channels * filters,),
+    )
+    kernel = ops.transpose(kernel, (0, 2, 3, 5, 1, 4, 6))
+    kernel = ops.reshape(
+        kernel, (y.parts * x.parts, y.taps * x.taps, channels * filters)
+    )
+    transformed = ops.matmul(np.kron(rows, columns), kernel)
     return ops.reshape(
-        transformed, (y.n * x.n, y.parts * x.parts * channels, filters)
+        transformed, (y.parts * x.parts, y.n * x.n, channels, filters)
     )
 
 
 def transform_input(inputs, axes, matrices):
-    """(batch, h, w, channels) -> (points, batch * tiles, parts * channels)."""
+    """`(batch, h, w, channels) -> (parts, points, batch * tiles, channels)`."""
     (y, x), ((_, _, rows), (_, _, columns)) = axes, matrices
     channels = inputs.shape[-1]
     # (batch * h, n_x * tiles_x * parts_x, channels)
@@ -268,16 +277,16 @@ def transform_input(inputs, axes, matrices):
     inputs = ops.reshape(
         inputs, (-1, y.n, y.tiles, y.parts, x.n, x.tiles, x.parts, channels)
     )
-    inputs = ops.transpose(inputs, (1, 4, 0, 2, 5, 3, 6, 7))
-    return ops.reshape(inputs, (y.n * x.n, -1, y.parts * x.parts * channels))
+    inputs = ops.transpose(inputs, (3, 6, 1, 4, 0, 2, 5, 7))
+    return ops.reshape(inputs, (y.parts * x.parts, y.n * x.n, -1, channels))
 
 
 def transform_output(products, axes, matrices):
     """`(points, batch * tiles, filters) -> (batch, h, w, filters)`."""
     (y, x), ((rows, _, _), (columns, _, _)) = axes, matrices
     filters = products.shape[-1]
-    both = np.einsum("ma,kb->mkab", rows, columns).reshape(y.m * x.m, -1)
-    outputs = ops.matmul(both, ops.reshape(products, (y.n * x.n, -1)))
+    products = ops.reshape(products, (y.n * x.n, -1))
+    outputs = ops.matmul(np.kron(rows, columns), products)
     outputs = ops.reshape(outputs, (y.m, x.m, -1, y.tiles, x.tiles, filters))
     outputs = ops.transpose(outputs, (2, 3, 0, 4, 1, 5))
     outputs = ops.reshape(outputs, (-1, y.tiles * y.m, x.tiles * x.m, filters))
@@ -303,7 +312,7 @@ def fast_convolution(inputs, kernel, strides, padding):
         transform_input(inputs, axes, matrices),
         transform_kernel(kernel, axes, matrices),
     )
-    return transform_output(products, axes, matrices)
+    return transform_output(ops.sum(products, axis=0), axes, matrices)
 
 
 def runs_on_cpu():

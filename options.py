@@ -26,6 +26,8 @@ RECIPES = {
     },
 }
 DEFAULT_BATCH_SIZE = 100
+# How the convolutions of the capsule network look.
+GEOMETRY = ("conv_kernel", "conv_strides", "primary_kernel", "primary_strides")
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
 
@@ -80,6 +82,34 @@ def add_data_options(parser):
         help="mnist, fashion_mnist, cifar10, digits (built in, no download), "
         "an .npz file, a folder with MNIST's four idx files, or a folder of "
         "pictures (default: mnist; with -t, what the model was trained on)",
+    )
+    group.add_argument(
+        "--image_size",
+        type=positive_int,
+        nargs=2,
+        default=None,
+        metavar=("H", "W"),
+        help="resize all pictures to this height and width (default: as they "
+        "are; with -t, as in training)",
+    )
+    group.add_argument(
+        "--grayscale",
+        action="store_true",
+        help="turn colour into grey (default: as they are)",
+    )
+    group.add_argument(
+        "--test_fraction",
+        type=number(float, 0, 0.9, low_included=False),
+        default=None,
+        metavar="F",
+        help="part of each class that a folder of pictures without train and "
+        "test keeps for the test (default: 0.2)",
+    )
+    group.add_argument(
+        "--skip_unreadable",
+        action="store_true",
+        help="leave out the pictures of a folder that cannot be read "
+        "(default: stop, and name them)",
     )
     group.add_argument(
         "--shift_fraction",
@@ -144,6 +174,19 @@ def add_model_options(parser):
         help="how convolutions are computed: fast is for CPUs "
         "(default: %(default)s)",
     )
+    for name, what in (
+        ("conv_kernel", "side of conv1's kernel"),
+        ("conv_strides", "conv1's strides"),
+        ("primary_kernel", "side of PrimaryCap's kernel"),
+        ("primary_strides", "PrimaryCap's strides"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=positive_int,
+            default=None,
+            metavar="N",
+            help=f"{what} (default: chosen for the size of the pictures)",
+        )
 
 
 def add_training_options(parser, batch_help):
@@ -202,6 +245,14 @@ def add_training_options(parser, batch_help):
         "decoder (default: %(default)s)",
     )
     group.add_argument(
+        "--class_weight",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced lets rare classes count more in the class loss: "
+        "pictures / (classes x pictures of the class) "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
         "--ema",
         type=number(float, 0, 0.999999),
         default=0.0,
@@ -233,7 +284,7 @@ def add_training_options(parser, batch_help):
 
 
 def add_test_options(parser):
-    group = parser.add_argument_group("test and manipulate")
+    group = parser.add_argument_group("test, manipulate, predict and export")
     group.add_argument(
         "-t",
         "--testing",
@@ -246,6 +297,21 @@ def add_test_options(parser):
         default=None,
         help="draw what each capsule dimension of this class does (implies "
         "-t): its name or number",
+    )
+    group.add_argument(
+        "--predict",
+        metavar="FILE|FOLDER",
+        nargs="+",
+        default=None,
+        help="print what the model of -w takes these pictures for; with "
+        "--save_dir also write a table and a picture (default: none)",
+    )
+    group.add_argument(
+        "--export",
+        metavar="DIR",
+        default=None,
+        help="write the model of -w as a TensorFlow SavedModel for serving, "
+        "into a new or empty folder (default: none)",
     )
 
 
@@ -345,12 +411,17 @@ def parse_args(argv=None, description=None, multi_gpu=False):
     }
     if args.digit is not None:
         args.testing = True
+    check(parser, args)
     if args.resume:
         restore_flags(parser, args)
-    check(parser, args)
-    if args.dataset is None and not args.testing:
+    if args.dataset is None and is_training(args):
         args.dataset = "mnist"
     return args
+
+
+def is_training(args):
+    """Whether parsed flags ask for a training."""
+    return not (args.testing or args.predict or args.export)
 
 
 def given_flags(parser, argv):
@@ -364,6 +435,7 @@ def given_flags(parser, argv):
 
 def check(parser, args):
     """Ends with status 2 where flags exclude each other."""
+    check_task(parser, args)
     if args.testing and args.weights is None:
         parser.error(
             "-t and --digit need a model: -w FILE, for instance "
@@ -376,10 +448,13 @@ def check(parser, args):
                 "a file; training writes "
                 f"{os.path.join(args.save_dir, 'trained_model.keras')}"
             )
-    if len(args.weights or ()) > 1 and not args.testing:
+    if len(args.weights or ()) > 1 and is_training(args):
         parser.error("-w takes one file to start from; several need -t")
     if args.digit is not None and args.model == "baseline":
         parser.error("--digit needs capsules: --model baseline has none")
+    for name in GEOMETRY if args.model == "baseline" else ():
+        if name in args.given:
+            parser.error(f"--{name} is for capsules: --model baseline has none")
     if args.testing and args.resume:
         parser.error("--resume continues a training, -t tests: choose one")
     if args.resume and "weights" in args.given:
@@ -390,6 +465,67 @@ def check(parser, args):
         )
     if os.path.exists(args.save_dir) and not os.path.isdir(args.save_dir):
         parser.error(f"--save_dir expects a folder, got {args.save_dir!r}")
+
+
+def check_task(parser, args):
+    """Ends with status 2 where `--predict` or `--export` cannot be done."""
+    asked = {
+        "-t" if args.digit is None else "--digit": args.testing,
+        "--predict": args.predict is not None,
+        "--export": args.export is not None,
+    }
+    tasks = [flag for flag, is_asked in asked.items() if is_asked]
+    if len(tasks) > 1:
+        parser.error(f"{' and '.join(tasks)} exclude each other: choose one")
+    if not tasks or args.testing:
+        return
+    (task,) = tasks
+    if args.resume:
+        parser.error(f"--resume continues a training: leave {task} out")
+    for flag in ("dataset", "image_size", "grayscale", "test_fraction"):
+        if flag in args.given:
+            parser.error(
+                f"{task} takes the model's own kind of picture and no data "
+                f"set: leave --{flag} out"
+            )
+    if args.weights is None:
+        parser.error(
+            f"{task} needs a model: -w FILE, for instance "
+            f"-w {os.path.join(args.save_dir, 'trained_model.keras')}"
+        )
+    for path in args.weights:
+        if not path.endswith(".keras"):
+            parser.error(
+                f"{task} needs a whole model, a .keras file, got {path!r}; "
+                "training writes trained_model.keras"
+            )
+    if args.export is not None:
+        check_export(parser, args)
+    missing = [p for p in args.predict or () if not os.path.exists(p)]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        parser.error(
+            "--predict expects pictures or folders of pictures, got what is "
+            f"not there: {', '.join(missing[:10])}{more}"
+        )
+
+
+def check_export(parser, args):
+    """Ends with status 2 where an export would overwrite something."""
+    folder = args.export
+    if len(args.weights) > 1:
+        parser.error("--export takes one model; name one file after -w")
+    if "save_dir" in args.given:
+        parser.error("--export names its own folder: leave --save_dir out")
+    if not folder:
+        parser.error("--export expects the name of a folder, got ''")
+    if os.path.lexists(folder) and not (
+        os.path.isdir(folder) and not os.listdir(folder)
+    ):
+        parser.error(
+            f"--export expects a new or empty folder, got {folder!r}, which "
+            "is there; name another, or remove it"
+        )
 
 
 def restore_flags(parser, args):

@@ -145,7 +145,8 @@ def machine_line(environment):
 def table(header, rows):
     """A Markdown table; the columns after the first are numbers."""
     cells = [list(map(str, row)) for row in [header, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells)]
+    # A rule of one character would be no Markdown.
+    widths = [max(2, *map(len, column)) for column in zip(*cells)]
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |"
         for row in cells

@@ -88,7 +88,15 @@ def build(spec):
     else:
         conv = "direct" if spec["network"] == "direct" else "auto"
         models = capsulenet.CapsNet(
-            shape, spec["n_class"], spec["routings"], conv=conv
+            shape,
+            spec["n_class"],
+            spec["routings"],
+            conv=conv,
+            # The paper's, at every size of picture.
+            conv_kernel=9,
+            conv_strides=1,
+            primary_kernel=9,
+            primary_strides=2,
         )
         if spec["jit_compile"] != "on":
             capsulenet.make_deterministic()

@@ -47,5 +47,5 @@ def write_bars(path, train=40, test=12, shape=(17, 17, 1), n_class=3):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A data set of 40 and 12 pictures of 17x17, the smallest that fit."""
+    """A data set of 40 and 12 pictures of 17x17."""
     return write_bars(tmp_path_factory.mktemp("data") / "tiny.npz")

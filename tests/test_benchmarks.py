@@ -54,7 +54,8 @@ def twins(conv="direct", routings=3):
     The weights are scaled so that lengths and coupling differ.
     """
     keras.utils.set_random_seed(1)
-    ours, _, _ = CapsNet(SHAPE, N_CLASS, routings, conv=conv)
+    paper = {"conv_kernel": 9, "primary_kernel": 9}
+    ours, _, _ = CapsNet(SHAPE, N_CLASS, routings, conv=conv, **paper)
     classic, _, _ = ClassicCapsNet(SHAPE, N_CLASS, routings)
     primary = ours.get_layer("primarycap")
     primary.conv.kernel.assign(4 * primary.conv.kernel)
@@ -118,11 +119,11 @@ def test_work_is_what_the_shapes_say(conv):
     if conv == "direct":
         assert counted["done"] == others + 100 * primary
     else:
-        # 10 x 10 points; 2 x 2 phases; rows first, then columns.
+        # 10 x 10 points; 2 x 2 phases of 5 x 5 taps; rows, then columns.
         products = 100 * 4 * 256 * 256
         of_input = (20 * 20 * 20 + 20 * 20 * 20) * 256
         of_output = 36 * 100 * 256
-        of_kernel = products * 81
+        of_kernel = products * 25
         transforms = 100 * (of_input + of_output) + of_kernel
         assert counted["done"] == others + 300 * products + 2 * transforms
 
@@ -173,8 +174,14 @@ def test_backend_is_part_of_the_name_unless_it_is_the_default():
     assert names == ["speed.md", "speed-jax.md"]
 
 
+def test_every_rule_of_a_table_is_markdown():
+    lines = processes.table(["a", "n"], [["b", 1], ["long", 2]]).splitlines()
+    assert lines == ["| a    | n  |", "| ---- | -: |", *lines[2:]]
+    assert lines[2:] == ["| b    | 1  |", "| long | 2  |"]
+
+
 def test_worker_that_fails_says_why_and_leaves_no_process():
-    with pytest.raises(processes.WorkerError, match="status 1.*ValueError"):
+    with pytest.raises(processes.WorkerError, match="status 1.*PlanError"):
         processes.Worker(network="ours", **{**SPEC, "size": 12})
 
 

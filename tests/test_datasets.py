@@ -924,7 +924,7 @@ def test_unreadable_pictures_are_named_all_at_once(tmp_path):
         path = tmp_path / "train" / "a" / f"bad{index:02}.png"
         path.write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     message = message_of(load, tmp_path)
-    assert "12 that cannot be read" in message
+    assert "12 of 20 that cannot be read" in message
     assert all(f"bad{index:02}.png" in message for index in range(10))
     assert "bad10" not in message and "and 2 more" in message
     assert "--skip_unreadable" in message
@@ -944,7 +944,7 @@ def test_a_folder_of_nothing_readable_is_refused(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(b"broken")
     message = message_of(load, tmp_path, skip_unreadable=True)
-    assert "2 that cannot be read" in message
+    assert "2 of 2 that cannot be read" in message
 
 
 def folder_of(tmp_path, *pictures):

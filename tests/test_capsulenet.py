@@ -1,0 +1,1148 @@
+"""Tests of capsulenet.py: the models, the loss, and the command line.
+
+The command runs in this process on pictures of 17x17; a run that several
+tests look at is made once.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from conftest import bars, write_bars
+from PIL import Image
+
+import capsulenet
+import checkpoints
+import datasets
+import utils
+from capsulenet import CapsNet, Decay, margin_loss, reconstruction_weight
+
+ROOT = Path(__file__).parents[1]
+SHAPE, N_CLASS = (17, 17, 1), 3
+# Standard deviation of a normal distribution cut off at two deviations.
+CUT_OFF = 0.8796
+
+
+class Run(NamedTuple):
+    """What a command left: its folder, exit status and what it printed."""
+
+    folder: Path
+    status: int
+    out: str
+    err: str
+
+    def log(self):
+        return utils.read_log(self.folder / "log.csv")
+
+    def record(self):
+        return json.loads((self.folder / "run.json").read_text())
+
+    def model_path(self):
+        return str(self.folder / "trained_model.keras")
+
+    def model(self):
+        return keras.models.load_model(self.model_path())
+
+
+def command(folder, *argv):
+    """Runs the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = capsulenet.main(
+                [*map(str, argv), "--save_dir", str(folder)]
+            )
+        except SystemExit as error:
+            status = error.code
+    return Run(Path(folder), status, out.getvalue(), err.getvalue())
+
+
+def train(folder, data, *argv):
+    """Trains in steps of 20 pictures, two in an epoch of `data`."""
+    return command(folder, "--dataset", data, "--batch_size", 20, *argv)
+
+
+def message_of(run, status=2):
+    """The one line with which a run failed."""
+    assert run.status == status
+    assert run.err.endswith("\n") and run.err.count("\n") == 1, run.err
+    return run.err
+
+
+def contents(folder):
+    """Every file under a folder, and what is in it."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def weights_of(model):
+    return {
+        f"{layer.name}/{weight.name}": keras.ops.convert_to_numpy(weight)
+        for part in model.layers
+        for layer in getattr(part, "layers", [part])
+        for weight in layer.weights
+    }
+
+
+def same(weights, others):
+    return weights.keys() == others.keys() and all(
+        np.array_equal(weights[name], others[name]) for name in weights
+    )
+
+
+def reference_squash(vector):
+    """Eq. 1."""
+    squared = np.sum(np.square(vector), -1, keepdims=True)
+    return squared / (1 + squared) * vector / np.sqrt(squared)
+
+
+def reference_margin_loss(y_true, y_pred):
+    """Eq. 4, class by class."""
+    losses = []
+    for labels, lengths in zip(y_true, y_pred):
+        loss = 0.0
+        for t, v in zip(labels, lengths):
+            loss += t * max(0.0, 0.9 - v) ** 2
+            loss += 0.5 * (1 - t) * max(0.0, v - 0.1) ** 2
+        losses.append(loss)
+    return losses
+
+
+@pytest.fixture(autouse=True)
+def dtype_policy():
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """40 and 12 pictures, of which 4 of the test have a wrong label.
+
+    So the test error is never zero.
+    """
+    path = write_bars(tmp_path_factory.mktemp("data") / "data.npz")
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["y_test"][:4] = (arrays["y_test"][:4] + 1) % N_CLASS
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arrays(data):
+    with np.load(data) as archive:
+        return dict(archive)
+
+
+@pytest.fixture(scope="module")
+def models():
+    keras.utils.set_random_seed(3)
+    return CapsNet(SHAPE, N_CLASS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """Four epochs without an interruption."""
+    folder = tmp_path_factory.mktemp("trained")
+    return train(folder, data, "--epochs", 4)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, data):
+    """No decoder, and held-out data that choose; the last epoch is spoilt."""
+    folder = tmp_path_factory.mktemp("plain")
+    begin = capsulenet.EpochClock.on_epoch_begin
+
+    def spoil(self, epoch, logs=None):
+        begin(self, epoch, logs)
+        if epoch == 2:
+            kernel = self.model.get_layer("digitcaps").kernel
+            kernel.assign(0 * kernel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capsulenet.EpochClock, "on_epoch_begin", spoil)
+        return train(
+            folder,
+            data,
+            *("--epochs", 3, "--lam_recon", 0, "--val_fraction", 0.3),
+        )
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, data, trained):
+    """Stopped in epoch 3, between the row in the log and the checkpoint."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    save = checkpoints.save_checkpoint
+
+    def stop(folder, model, state):
+        if state["epochs_done"] == 3:
+            raise KeyboardInterrupt
+        save(folder, model, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "save_checkpoint", stop)
+        run = train(folder, data, "--epochs", 4)
+    return run, run.log()
+
+
+@pytest.fixture(scope="module")
+def resumed(interrupted):
+    return command(interrupted[0].folder, "--resume")
+
+
+@pytest.fixture(scope="module")
+def restarted(tmp_path_factory, data, trained):
+    """From the weights of `trained`, so slowly that it leaves them as is."""
+    folder = tmp_path_factory.mktemp("restarted")
+    debug = ["--debug"] if importlib.util.find_spec("tensorboard") else []
+    return train(
+        folder,
+        data,
+        *("--epochs", 1, "--lr", 1e-12, "--seed", 5),
+        *("-w", trained.model_path(), *debug),
+    )
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory, data):
+    """Averaged weights; also the bias of conv1 and the batch of each step."""
+    steps, batches = [], []
+    end = capsulenet.EpochClock.on_train_batch_end
+
+    def watch(self, batch, logs=None):
+        end(self, batch, logs)
+        steps.append(
+            keras.ops.convert_to_numpy(self.model.get_layer("conv1").bias)
+        )
+        batches.append(self.batches[batch][0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capsulenet.EpochClock, "on_train_batch_end", watch)
+        folder = tmp_path_factory.mktemp("averaged")
+        run = train(
+            folder,
+            data,
+            *("--epochs", 2, "--lam_recon", 0, "--val_fraction", 0.3),
+            *("--ema", 0.75, "--seed", 1),
+        )
+    return run, steps, batches
+
+
+# The models and the loss.
+
+
+def test_models_have_the_inputs_and_outputs_of_their_names(models):
+    train_model, eval_model, manipulate_model = models
+    image, label = (None, *SHAPE), (None, N_CLASS)
+    lengths, noise = (None, N_CLASS), (None, N_CLASS, 16)
+    for model, inputs, outputs in (
+        (
+            train_model,
+            {"image": image, "label": label},
+            {"capsnet": lengths, "decoder": image},
+        ),
+        (
+            manipulate_model,
+            {"image": image, "label": label, "noise": noise},
+            {"decoder": image},
+        ),
+        (eval_model, None, {"capsnet": lengths, "decoder": image}),
+    ):
+        if inputs is None:
+            assert model.input.shape == image and model.input.name == "image"
+        else:
+            found = {name: x.shape for name, x in model.input.items()}
+            assert found == inputs
+        assert {name: x.shape for name, x in model.output.items()} == outputs
+    names = {layer.name for layer in eval_model.layers}
+    assert names >= {"conv1", "primarycap", "digitcaps", "capsnet", "decoder"}
+
+
+def test_training_changes_all_three_models():
+    keras.utils.set_random_seed(0)
+    train_model, eval_model, manipulate_model = CapsNet(SHAPE, N_CLASS)
+    pictures, labels = bars(6, SHAPE)
+    x = pictures.astype("float32") / 255
+    label = np.eye(N_CLASS, dtype="float32")[labels]
+    noise = np.zeros((6, N_CLASS, 16), "float32")
+    inputs = {"image": x, "label": label, "noise": noise}
+    before = eval_model.predict(x, verbose=0)
+    drawn = manipulate_model.predict(inputs, verbose=0)["decoder"]
+    capsulenet.compile_model(train_model, 0.001, 0.1)
+    train_model.train_on_batch(
+        {"image": x, "label": label}, {"capsnet": label, "decoder": x}
+    )
+    after = eval_model.predict(x, verbose=0)
+    trained = train_model.predict({"image": x, "label": label}, verbose=0)
+    redrawn = manipulate_model.predict(inputs, verbose=0)["decoder"]
+    for name in ("capsnet", "decoder"):
+        assert np.abs(after[name] - before[name]).max() > 1e-3
+    assert np.abs(redrawn - drawn).max() > 1e-3
+    np.testing.assert_allclose(after["capsnet"], trained["capsnet"], atol=1e-6)
+    np.testing.assert_allclose(redrawn, trained["decoder"], atol=1e-6)
+
+
+def test_decoder_sees_the_longest_capsule_or_the_labelled_one(models):
+    train_model, eval_model, _ = models
+    pictures, _ = bars(5, SHAPE)
+    x = pictures.astype("float32") / 255
+    digitcaps = eval_model.get_layer("digitcaps").output
+    capsules = keras.Model(eval_model.input, digitcaps).predict(x, verbose=0)
+    outputs = eval_model.predict(x, verbose=0)
+    lengths = np.sqrt(np.sum(capsules**2, -1))
+    np.testing.assert_allclose(outputs["capsnet"], lengths, atol=1e-6)
+    decoder = eval_model.get_layer("decoder")
+    # A class that is not the longest one.
+    labels = (lengths.argmax(-1) + 1) % N_CLASS
+    one_hot = np.eye(N_CLASS, dtype="float32")[labels]
+    labelled = train_model.predict({"image": x, "label": one_hot}, verbose=0)
+    for kept, received in (
+        (lengths.argmax(-1), outputs["decoder"]),
+        (labels, labelled["decoder"]),
+    ):
+        masked = np.zeros_like(capsules)
+        for sample, number in enumerate(kept):
+            masked[sample, number] = capsules[sample, number]
+        expected = decoder.predict(masked.reshape(5, -1), verbose=0)
+        np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def test_margin_loss_is_equation_4_for_each_picture():
+    generator = np.random.default_rng(0)
+    y_pred = generator.uniform(size=(7, 4)).astype("float32")
+    # Inside, on and outside of both margins.
+    y_pred[0] = 0.0, 0.1, 0.9, 1.0
+    y_true = np.eye(4, dtype="float32")[generator.integers(0, 4, 7)]
+    y_true[1] = 1, 0, 0, 1  # Two digits in one picture.
+    loss = keras.ops.convert_to_numpy(margin_loss(y_true, y_pred))
+    assert loss.shape == (7,)
+    expected = reference_margin_loss(y_true, y_pred.astype("float64"))
+    np.testing.assert_allclose(loss, expected, atol=1e-6)
+
+
+def test_reconstruction_weighs_as_in_the_paper():
+    assert reconstruction_weight("classic", (28, 28, 1), 10) == pytest.approx(
+        0.392
+    )
+    assert reconstruction_weight("authors", (28, 28, 1), 10) == pytest.approx(
+        7.84
+    )
+    # 0.0005 for each value; two times the classes for the authors.
+    assert reconstruction_weight("classic", (32, 32, 3), 5) == pytest.approx(
+        1.536
+    )
+    assert reconstruction_weight("authors", (32, 32, 3), 5) == pytest.approx(
+        15.36
+    )
+    assert reconstruction_weight(0.25, (28, 28, 1), 10) == 0.25
+
+
+@pytest.mark.parametrize("lam_recon", ("classic", "authors"))
+def test_loss_is_the_classic_or_a_multiple_of_the_authors_one(lam_recon):
+    keras.utils.set_random_seed(0)
+    train_model = CapsNet((28, 28, 1), 10)[0]
+    weight = reconstruction_weight(lam_recon, (28, 28, 1), 10)
+    capsulenet.compile_model(train_model, 0.001, weight)
+    generator = np.random.default_rng(0)
+    x = generator.uniform(size=(4, 28, 28, 1)).astype("float32")
+    label = np.eye(10, dtype="float32")[[3, 1, 4, 9]]
+    inputs = {"image": x, "label": label}
+    figures = train_model.test_on_batch(
+        inputs, {"capsnet": label, "decoder": x}, return_dict=True
+    )
+    outputs = train_model.predict(inputs, verbose=0)
+    total, margins, squares = 0.0, [], []
+    for sample in range(4):
+        margin, squared = 0.0, 0.0
+        for t, v in zip(label[sample], outputs["capsnet"][sample]):
+            cost = (
+                t * max(0, 0.9 - v) ** 2 + 0.5 * (1 - t) * max(0, v - 0.1) ** 2
+            )
+            # The authors halve this cost, and average it over the classes.
+            margin += cost if lam_recon == "classic" else 0.5 * cost / 10
+        for real, made in zip(x[sample].flat, outputs["decoder"][sample].flat):
+            squared += (float(real) - float(made)) ** 2
+        total += (margin + 0.0005 * squared) / 4
+        margins.append(margin)
+        squares.append(squared)
+    # The authors' total, so multiplied, is our loss: the same gradient.
+    factor = 1 if lam_recon == "classic" else 20
+    assert figures["loss"] == pytest.approx(factor * total, rel=1e-4)
+    # Logged under these names, and not weighted.
+    mean_margin = factor * np.mean(margins)
+    assert figures["capsnet_loss"] == pytest.approx(mean_margin, rel=1e-4)
+    mean_square = np.mean(squares) / 784
+    assert figures["decoder_loss"] == pytest.approx(mean_square, rel=1e-4)
+    right = np.mean(outputs["capsnet"].argmax(-1) == [3, 1, 4, 9])
+    assert figures["capsnet_accuracy"] == pytest.approx(right)
+
+
+def glorot(shape):
+    """Deviation by Glorot and Bengio, the last two sizes being in and out."""
+    field = math.prod(shape[:-2])
+    return math.sqrt(2 / (field * shape[-2] + field * shape[-1]))
+
+
+@pytest.mark.parametrize("init", ("length", "glorot", "authors"))
+def test_initial_weights_have_the_deviations_of_init(init):
+    keras.utils.set_random_seed(0)
+    weights = weights_of(CapsNet(SHAPE, N_CLASS, init=init)[1])
+    expected = {
+        name: glorot(weight.shape)
+        for name, weight in weights.items()
+        if name.endswith("/kernel")
+    }
+    assert len(expected) == 6
+    if init == "length":
+        # As the layer's docstring says.
+        num_capsule, inputs, dim_capsule, _ = weights["digitcaps/kernel"].shape
+        deviation = num_capsule / math.sqrt(inputs * dim_capsule)
+        expected["digitcaps/kernel"] = deviation
+    if init == "authors":
+        expected = dict.fromkeys(expected, 0.1 * CUT_OFF)
+        expected["conv1/kernel"] = 0.05 * CUT_OFF
+    for name, deviation in expected.items():
+        kernel = weights[name]
+        assert np.std(kernel) == pytest.approx(deviation, rel=0.03), name
+        assert abs(np.mean(kernel)) < 0.05 * deviation
+    if init == "authors":
+        assert np.abs(weights["conv1/kernel"]).max() <= 0.1
+    bias = 0.1 if init == "authors" else 0.0
+    for name in ("conv1", "dense1", "dense2", "dense3"):
+        np.testing.assert_allclose(weights[f"{name}/bias"], bias)
+
+
+def test_capsule_bias_is_where_capsules_begin():
+    weights = weights_of(CapsNet(SHAPE, N_CLASS)[1])
+    assert "digitcaps/bias" not in weights
+    np.testing.assert_array_equal(weights["primarycap/bias"], 0)
+    weights = weights_of(CapsNet(SHAPE, N_CLASS, capsule_bias=0.1)[1])
+    assert weights["digitcaps/bias"].shape == (N_CLASS, 16)
+    np.testing.assert_allclose(weights["digitcaps/bias"], 0.1)
+    np.testing.assert_allclose(weights["primarycap/bias"], 0.1)
+
+
+def test_primary_scale_divides_the_convolution_but_not_the_bias():
+    keras.utils.set_random_seed(0)
+    model = CapsNet(
+        SHAPE, N_CLASS, init="authors", capsule_bias=0.1, primary_scale=1 / 32
+    )[1]
+    x = np.random.default_rng(0).uniform(size=(2, *SHAPE)).astype("float32")
+    layer = model.get_layer("primarycap")
+    conv1 = model.get_layer("conv1").output
+    both = keras.Model(model.input, [conv1, layer.output])
+    features, received = both.predict(x, verbose=0)
+    kernel = keras.ops.convert_to_numpy(layer.conv.kernel)
+    height, width = kernel.shape[:2]
+    down, right = layer.conv.strides
+    capsules = []
+    for top in range(0, features.shape[1] - height + 1, down):
+        for left in range(0, features.shape[2] - width + 1, right):
+            window = features[:, top : top + height, left : left + width]
+            sums = np.tensordot(window, kernel, 3)
+            capsules.append((sums / 32 + 0.1).reshape(2, 32, 8))
+    expected = reference_squash(np.concatenate(capsules, axis=1))
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def test_rate_decays_by_epochs_or_continuously_to_a_floor():
+    # 8 steps in an epoch.
+    stairs = Decay(0.001, 8, 0.9, staircase=True)
+    for step in (0, 7, 8, 39, 40):
+        expected = 0.001 * 0.9 ** (step // 8)
+        assert float(stairs(step)) == pytest.approx(expected, rel=1e-5)
+    smooth = Decay(0.001, 2000, 0.96, minimum=1e-6)
+    for step in (0, 1, 1000, 2000, 250_000, 338_000, 340_000, 10**6):
+        expected = max(1e-6, 0.001 * 0.96 ** (step / 2000))
+        assert float(smooth(step)) == pytest.approx(expected, rel=1e-4)
+    assert float(smooth(10**6)) == pytest.approx(1e-6)
+    copy = Decay.from_config(smooth.get_config())
+    assert float(copy(10**6)) == float(smooth(10**6))
+    assert float(copy(1000)) == float(smooth(1000))
+
+
+# Training.
+
+
+def test_training_leaves_its_files_and_no_others(trained):
+    assert trained.status == 0, trained.err
+    assert sorted(os.listdir(trained.folder)) == [
+        ".lock",
+        "checkpoint",
+        "log.csv",
+        "log.png",
+        "run.json",
+        "trained_model.keras",
+    ]
+    assert sorted(os.listdir(trained.folder / "checkpoint")) == [
+        "epoch-0004.weights.h5",
+        "state.json",
+    ]
+    with Image.open(trained.folder / "log.png") as picture:
+        assert picture.format == "PNG"
+        picture.load()
+
+
+def test_record_says_how_the_model_came_about(trained, data):
+    record = trained.record()
+    flags = record["flags"]
+    assert flags["dataset"] == data
+    assert (flags["seed"], flags["epochs"], flags["batch_size"]) == (0, 4, 20)
+    assert record["class_names"] == ["0", "1", "2"]
+    assert record["input_shape"] == list(SHAPE)
+    assert record["lam_recon"] == pytest.approx(0.0005 * 17 * 17)
+    versions = record["environment"]["versions"]
+    assert versions["keras"] == keras.__version__
+    assert record["environment"]["backend"] == keras.backend.backend()
+    assert record["parameters"] == trained.model().count_params()
+    assert len(record["seconds_per_epoch"]) == 4
+    assert min(record["seconds_per_epoch"]) > 0
+    assert record["epoch"] == 4
+    assert record["test_error"] == trained.log()["test_error"][-1]
+    # The model carries the same record, but for what is known at the end.
+    carried = checkpoints.load_model(trained.model_path())[1]
+    assert carried["flags"] == flags
+    assert carried["test_error"] == record["test_error"]
+
+
+def test_log_has_a_row_for_each_epoch(trained):
+    log = trained.log()
+    assert list(log) == [
+        "epoch",
+        "loss",
+        "capsnet_loss",
+        "capsnet_accuracy",
+        "decoder_loss",
+        "learning_rate",
+        "test_error",
+    ]
+    assert log["epoch"].tolist() == [0, 1, 2, 3]
+    total = log["capsnet_loss"] + 0.0005 * 17 * 17 * log["decoder_loss"]
+    np.testing.assert_allclose(log["loss"], total, rtol=1e-4)
+    assert log["capsnet_loss"][-1] < log["capsnet_loss"][0] / 2
+
+
+def test_rate_in_the_log_is_multiplied_after_each_epoch(trained):
+    expected = [0.001 * 0.9**epoch for epoch in range(4)]
+    rates = trained.log()["learning_rate"]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_each_epoch_prints_its_test_error(trained):
+    lines = trained.out.splitlines()
+    for epoch, error in enumerate(trained.log()["test_error"], 1):
+        wrong = round(12 * error / 100)
+        line = f"Epoch {epoch}: test error {error:.2f} % ({wrong} of 12)"
+        assert lines.count(line) == 1
+
+
+def test_test_error_is_that_of_the_saved_model(trained, arrays):
+    x = arrays["x_test"].astype("float32") / 255
+    lengths = trained.model().predict(x, verbose=0)["capsnet"]
+    wrong = sum(
+        int(np.argmax(row)) != label
+        for row, label in zip(lengths, arrays["y_test"])
+    )
+    # 4 of the labels are wrong.
+    assert 1 <= wrong <= 11
+    assert trained.log()["test_error"][-1] == pytest.approx(100 * wrong / 12)
+
+
+def test_training_ends_with_the_error_and_the_command_to_test(trained):
+    error, written, advice = trained.out.splitlines()[-3:]
+    figure = trained.record()["test_error"]
+    assert error == f"Test error: {figure:.2f} % (epoch 4)"
+    assert str(trained.folder) in written
+    assert f"capsulenet.py -t -w {trained.model_path()}" in advice
+
+
+def test_interruption_tells_how_to_go_on(interrupted):
+    run, log = interrupted
+    message = message_of(run, status=130)
+    assert f"--resume --save_dir {run.folder}" in message
+    # One row more than there are epochs in the checkpoint.
+    assert log["epoch"].tolist() == [0, 1, 2]
+    state = checkpoints.read_state(run.folder / "checkpoint")
+    assert state["epochs_done"] == 2
+
+
+def test_same_seed_gives_the_same_log(trained, interrupted):
+    log = interrupted[1]
+    for name, values in trained.log().items():
+        assert values[:3].tolist() == log[name].tolist(), name
+
+
+def test_resumed_run_is_the_uninterrupted_one(trained, resumed):
+    assert resumed.status == 0, resumed.err
+    log = (resumed.folder / "log.csv").read_bytes()
+    assert log == (trained.folder / "log.csv").read_bytes()
+    assert same(weights_of(trained.model()), weights_of(resumed.model()))
+    # Epochs 1 and 2 were not run again.
+    assert "Epoch 2:" not in resumed.out and "Epoch 3:" in resumed.out
+    record, expected = resumed.record(), trained.record()
+    assert len(record["seconds_per_epoch"]) == 4
+    for run in (record, expected):
+        for name in ("seconds_per_epoch", "flags"):
+            del run[name]
+    assert record == expected
+
+
+def test_finished_run_goes_on_to_more_epochs(resumed):
+    before = resumed.log()
+    run = command(resumed.folder, "--resume", "--epochs", 5)
+    assert run.status == 0, run.err
+    log = run.log()
+    assert log["epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert log["loss"][:4].tolist() == before["loss"].tolist()
+    assert log["learning_rate"][4] == pytest.approx(0.001 * 0.9**4)
+    assert run.record()["epoch"] == 5
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    (
+        (["--routings", 1], "--routings 3, got 1"),
+        (["--lr", 0.1], "--lr 0.001, got 0.1"),
+        (["--epochs", 3], "--epochs 4, got 3"),
+    ),
+)
+def test_resume_with_other_flags_is_refused(trained, argv, expected):
+    before = contents(trained.folder)
+    run = command(trained.folder, "--resume", *argv)
+    assert expected in message_of(run)
+    assert contents(trained.folder) == before
+
+
+def test_resume_without_a_checkpoint_is_refused(tmp_path):
+    message = message_of(command(tmp_path, "--resume"))
+    assert "no checkpoint" in message and str(tmp_path) in message
+
+
+def test_damaged_checkpoint_is_refused_and_nothing_overwritten(
+    tmp_path, trained
+):
+    for path, content in contents(trained.folder).items():
+        if path.suffix == ".h5":
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    before = contents(tmp_path)
+    run = command(tmp_path, "--resume", "--epochs", 5)
+    assert "is damaged" in message_of(run)
+    assert contents(tmp_path) == before
+
+
+def test_second_run_in_a_folder_is_refused(tmp_path, data, trained):
+    with checkpoints.locked(tmp_path):
+        for argv in (["--epochs", 1], ["-t", "-w", trained.model_path()]):
+            message = message_of(train(tmp_path, data, *argv))
+            assert "another run is writing" in message
+            assert "another --save_dir" in message
+    assert contents(tmp_path) == {}
+
+
+def test_held_out_pictures_choose_the_epoch_that_is_kept(plain, data):
+    assert plain.status == 0, plain.err
+    log = plain.log()
+    assert list(log) == [
+        "epoch",
+        "loss",
+        "capsnet_accuracy",
+        "val_loss",
+        "val_capsnet_accuracy",
+        "learning_rate",
+        "test_error",
+    ]
+    scores = list(zip(log["val_capsnet_accuracy"], -log["val_loss"]))
+    best = scores.index(max(scores))
+    assert best < 2
+    assert plain.record()["epoch"] == best + 1
+    assert plain.record()["test_error"] == log["test_error"][best]
+    assert f"(epoch {best + 1})" in plain.out
+    # 30 % of the 40 pictures, and none of them is trained on.
+    assert "Training on 28 pictures" in plain.out
+    _, x, y = datasets.hold_out(datasets.load(data), 0.3, seed=0)
+    assert len(x) == 12
+    lengths = plain.model().predict(x.astype("float32") / 255, verbose=0)
+    lengths = lengths["capsnet"].astype("float64")
+    accuracy = np.mean(lengths.argmax(-1) == y)
+    assert accuracy == pytest.approx(log["val_capsnet_accuracy"][best])
+    loss = np.mean(reference_margin_loss(np.eye(N_CLASS)[y], lengths))
+    assert loss == pytest.approx(log["val_loss"][best], rel=1e-3)
+
+
+def test_without_reconstruction_there_is_no_decoder(plain):
+    names = {layer.name for layer in plain.model().layers}
+    assert "digitcaps" in names and not names & {"decoder", "mask"}
+    assert plain.record()["lam_recon"] == 0
+    train_model, eval_model, manipulate_model = capsulenet.attach(plain.model())
+    assert manipulate_model is None
+    assert list(train_model.output) == list(eval_model.output) == ["capsnet"]
+
+
+def test_training_starts_from_given_weights(trained, restarted):
+    assert restarted.status == 0, restarted.err
+    expected = weights_of(trained.model())
+    received = weights_of(restarted.model())
+    assert expected.keys() == received.keys()
+    for name in expected:
+        np.testing.assert_allclose(received[name], expected[name], atol=1e-9)
+
+
+def test_debug_logs_histograms_of_the_weights(restarted):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(
+        str(restarted.folder / "tensorboard" / "train")
+    ).Reload()
+    histograms = [
+        tag for tag in events.Tags()["tensors"] if tag.endswith("histogram")
+    ]
+    for layer in ("conv1", "primarycap", "digitcaps", "dense1"):
+        assert any(layer in tag for tag in histograms), layer
+
+
+def test_weights_of_another_network_are_refused(tmp_path, data, plain):
+    run = train(tmp_path, data, "--epochs", 1, "-w", plain.model_path())
+    message = message_of(run)
+    assert "expected dense1/bias (512,), got no such weight" in message
+    assert contents(tmp_path) == {}
+
+
+def test_saved_weights_are_the_moving_average(averaged):
+    run, steps, _ = averaged
+    assert run.status == 0, run.err
+    assert len(steps) == 4
+    epoch = run.record()["epoch"]
+    average = steps[0].astype("float64")
+    for step in steps[1 : 2 * epoch]:
+        average = 0.75 * average + 0.25 * step
+    saved = weights_of(run.model())["conv1/bias"]
+    np.testing.assert_allclose(saved, average, atol=1e-6)
+    assert np.abs(saved - steps[2 * epoch - 1]).max() > 1e-4
+
+
+def test_moving_average_is_what_is_validated(averaged, data):
+    run, _, _ = averaged
+    _, x, y = datasets.hold_out(datasets.load(data), 0.3, seed=1)
+    lengths = run.model().predict(x.astype("float32") / 255, verbose=0)
+    losses = reference_margin_loss(np.eye(N_CLASS)[y], lengths["capsnet"])
+    logged = run.log()["val_loss"][run.record()["epoch"] - 1]
+    assert np.mean(losses) == pytest.approx(logged, rel=1e-3)
+
+
+def test_each_epoch_shifts_and_orders_the_pictures_anew(averaged):
+    first, again = np.split(np.concatenate(averaged[2]), 2)
+    assert first.shape == again.shape == (28, *SHAPE)
+    equal = [np.array_equal(*pair) for pair in zip(first, again)]
+    assert sum(equal) < 7
+
+
+def test_another_seed_gives_another_log(plain, averaged):
+    # The average does not touch the training itself.
+    ours, theirs = plain.log(), averaged[0].log()
+    assert list(ours) == list(theirs)
+    for name in ("loss", "val_loss"):
+        assert not set(ours[name]) & set(theirs[name])
+
+
+def test_debug_without_tensorboard_tells_how_to_install_it(
+    tmp_path, data, monkeypatch
+):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *args: (
+            None if name == "tensorboard" else find_spec(name, *args)
+        ),
+    )
+    message = message_of(train(tmp_path, data, "--debug"))
+    assert "pip install tensorboard" in message
+    assert contents(tmp_path) == {}
+
+
+def test_loss_that_is_no_number_stops_the_run(tmp_path, data):
+    run = train(tmp_path, data, "--epochs", 2, "--lam_recon", 0, "--lr", 1e30)
+    message = message_of(run, status=1)
+    assert "the loss became nan" in message and "smaller --lr" in message
+    assert "trained_model.keras" not in os.listdir(tmp_path)
+
+
+def test_recipe_paper_is_printed_recorded_and_followed(tmp_path, data):
+    run = train(
+        tmp_path,
+        data,
+        *("--recipe", "paper", "--epochs", 3, "--lr_decay_steps", 4),
+        *("--lr_min", 0.00097),
+    )
+    assert run.status == 0, run.err
+    printed = [
+        line.removeprefix("Recipe paper sets ")
+        for line in run.out.splitlines()
+        if line.startswith("Recipe")
+    ]
+    # Given flags are not the recipe's.
+    assert printed == [
+        "--lr_decay 0.96",
+        "--lam_recon authors",
+        "--init authors",
+        "--capsule_bias 0.1",
+        "--primary_scale 0.03125",
+    ]
+    record = run.record()
+    assert record["lam_recon"] == pytest.approx(0.0005 * 17 * 17 * 6)
+    assert record["flags"]["lr_decay"] == 0.96
+    assert record["flags"]["batch_size"] == 20
+    # Two steps an epoch, four steps for 0.96; then the floor.
+    expected = [0.001, 0.001 * 0.96**0.5, 0.00097]
+    rates = run.log()["learning_rate"]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    bias = weights_of(run.model())["digitcaps/bias"]
+    np.testing.assert_allclose(bias, 0.1, atol=0.02)
+    assert run.model().get_layer("primarycap").scale == 1 / 32
+
+
+def test_baseline_trains_in_16_bits(tmp_path, data):
+    run = train(
+        tmp_path,
+        data,
+        *("--model", "baseline", "--epochs", 1, "--lr", 0.0001),
+        *("--dtype_policy", "mixed_bfloat16"),
+    )
+    assert run.status == 0, run.err
+    model = run.model()
+    assert model.get_layer("conv1").compute_dtype == "bfloat16"
+    assert model.get_layer("conv1").variable_dtype == "float32"
+    # The outputs, three probabilities, are not rounded to 16 bits.
+    assert model.output["capsnet"].dtype == "float32"
+    x = np.zeros((2, *SHAPE), "float32")
+    scores = model.predict(x, verbose=0)["capsnet"]
+    np.testing.assert_allclose(scores.sum(-1), 1, atol=1e-5)
+
+
+def test_pictures_that_are_too_small_are_refused(tmp_path):
+    path = write_bars(tmp_path / "small.npz", shape=(9, 20, 1))
+    for model in ("capsnet", "baseline"):
+        message = message_of(train(tmp_path / model, path, "--model", model))
+        assert "expected pictures of at least" in message
+        assert "received 9x20" in message
+        assert contents(tmp_path / model) == {}
+
+
+def test_missing_data_set_is_a_line_and_status_2_for_the_shell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "capsulenet.py", "--dataset", "nowhere"]
+        + ["--save_dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("capsulenet.py: ") and "'nowhere'" in last
+    assert contents(tmp_path) == {}
+
+
+# Testing and manipulating.
+
+
+def test_testing_prints_and_records_the_figures(tmp_path, trained, arrays):
+    run = command(tmp_path, "-t", "-w", trained.model_path())
+    assert run.status == 0, run.err
+    x = arrays["x_test"].astype("float32") / 255
+    lengths = trained.model().predict(x, verbose=0)["capsnet"]
+    wrong = int(np.sum(lengths.argmax(-1) != arrays["y_test"]))
+    figures = json.loads((tmp_path / "test.json").read_text())
+    assert figures["accuracy"] == pytest.approx(1 - wrong / 12)
+    assert figures["test_error"] == pytest.approx(100 * wrong / 12)
+    assert (figures["mistakes"], figures["pictures"]) == (wrong, 12)
+    lines = run.out.splitlines()
+    assert f"Accuracy: {1 - wrong / 12:.4f}" in lines
+    assert f"Test error: {100 * wrong / 12:.2f} % ({wrong} of 12)" in lines
+    with Image.open(tmp_path / "real_and_recon.png") as picture:
+        assert picture.format == "PNG"
+        picture.load()
+
+
+def test_other_data_set_than_the_recorded_one_can_be_tested(tmp_path, trained):
+    path = write_bars(tmp_path / "other.npz", test=9)
+    run = command(tmp_path, "-t", "-w", trained.model_path(), "--dataset", path)
+    assert run.status == 0, run.err
+    assert json.loads((tmp_path / "test.json").read_text())["pictures"] == 9
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+def test_first_50_pictures_are_drawn_in_their_colours(
+    tmp_path, monkeypatch, channels
+):
+    shape = (17, 17, channels)
+    x, y = bars(60, shape)
+    data = datasets.Dataset(x, y, x, y, ["a", "b", "c"], "bars")
+    keras.utils.set_random_seed(0)
+    model = CapsNet(shape, N_CLASS)[1]
+    drawn = []
+    draw = utils.draw_reconstructions
+
+    def watch(real, made, path):
+        drawn.extend((real, made))
+        draw(real, made, path)
+
+    monkeypatch.setattr(utils, "draw_reconstructions", watch)
+    figures = capsulenet.test([model], data, tmp_path)
+    assert figures["pictures"] == 60
+    real, made = drawn
+    np.testing.assert_allclose(real, x[:50] / 255)
+    images = x[:50].astype("float32") / 255
+    expected = model.predict(images, verbose=0)["decoder"]
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+    with Image.open(tmp_path / "real_and_recon.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"), "int64")
+    coloured = np.mean(pixels.max(-1) - pixels.min(-1) > 20) > 0.01
+    assert coloured == (channels == 3)
+
+
+def test_several_models_vote_with_the_sum_of_their_lengths(
+    tmp_path, trained, plain, arrays
+):
+    run = command(
+        tmp_path, "-t", "-w", trained.model_path(), plain.model_path()
+    )
+    assert run.status == 0, run.err
+    assert "2 models" in run.out
+    x = arrays["x_test"].astype("float32") / 255
+    lengths = sum(
+        run.model().predict(x, verbose=0)["capsnet"] for run in (trained, plain)
+    )
+    wrong = int(np.sum(lengths.argmax(-1) != arrays["y_test"]))
+    figures = json.loads((tmp_path / "test.json").read_text())
+    assert figures["mistakes"] == wrong
+
+
+def test_without_a_decoder_testing_draws_nothing(tmp_path, plain):
+    run = command(tmp_path, "-t", "-w", plain.model_path())
+    assert run.status == 0, run.err
+    assert "No reconstructions" in run.out
+    assert (tmp_path / "test.json").exists()
+    assert not (tmp_path / "real_and_recon.png").exists()
+
+
+def test_without_a_decoder_digit_is_refused(tmp_path, plain):
+    run = command(tmp_path, "--digit", 1, "-w", plain.model_path())
+    assert "--lam_recon 0" in message_of(run)
+    assert contents(tmp_path) == {}
+
+
+def test_manipulation_adds_to_one_dimension_in_each_row(
+    tmp_path, trained, arrays, monkeypatch
+):
+    calls, drawn = [], []
+    predict = keras.Model.predict
+
+    def watch(self, x, *args, **kwargs):
+        outputs = predict(self, x, *args, **kwargs)
+        if self.name == "manipulate_model":
+            calls.append(x)
+            drawn.append(outputs["decoder"])
+        return outputs
+
+    monkeypatch.setattr(keras.Model, "predict", watch)
+    run = command(tmp_path, "--digit", 2, "-w", trained.model_path())
+    assert run.status == 0, run.err
+    monkeypatch.undo()
+    # It implies the test.
+    assert "Test error:" in run.out
+    assert str(tmp_path / "manipulate-2.png") in run.out
+    assert (tmp_path / "test.json").exists()
+    # All in one call.
+    (inputs,), (images,) = calls, drawn
+    noise = inputs["noise"]
+    assert noise.shape == (16 * 11, N_CLASS, 16)
+    for row in range(16):
+        for column in range(11):
+            expected = np.zeros((N_CLASS, 16))
+            expected[2, row] = -0.25 + 0.05 * column
+            np.testing.assert_allclose(
+                noise[11 * row + column], expected, atol=1e-6
+            )
+    # One picture of the class.
+    image = inputs["image"][0]
+    np.testing.assert_array_equal(inputs["image"], [image] * 176)
+    choices = arrays["x_test"][arrays["y_test"] == 2] / np.float32(255)
+    assert any(np.array_equal(image, choice) for choice in choices)
+    # Row 6, column 10, through the layers one by one.
+    model = trained.model()
+    digitcaps = keras.Model(model.input, model.get_layer("digitcaps").output)
+    capsules = digitcaps.predict(image[None], verbose=0)[0]
+    masked = np.zeros((N_CLASS, 16), "float32")
+    masked[2] = capsules[2]
+    masked[2, 5] += 0.2
+    decoder = model.get_layer("decoder")
+    expected = decoder.predict(masked.reshape(1, -1), verbose=0)[0]
+    np.testing.assert_allclose(images[11 * 5 + 9], expected, atol=1e-5)
+    # Without noise the column in the middle is the same in every row.
+    np.testing.assert_allclose(images[5], images[11 * 15 + 5], atol=1e-6)
+
+
+def test_same_seed_manipulates_the_same_picture(tmp_path, trained, data):
+    manipulate_model = capsulenet.attach(trained.model())[2]
+    pictures = datasets.load(data)
+    drawn = [
+        Path(
+            capsulenet.manipulate(
+                manipulate_model, pictures, 1, tmp_path / str(number), seed
+            )
+        ).read_bytes()
+        for number, seed in enumerate((4, 4, 0, 1, 2))
+    ]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 1
+
+
+def test_manipulated_class_may_have_any_name(tmp_path, trained, data):
+    manipulate_model = capsulenet.attach(trained.model())[2]
+    pictures = datasets.load(data)
+    pictures.class_names = ["0", "T-shirt/top: $a$ ^$", "2"]
+    path = capsulenet.manipulate(manipulate_model, pictures, 1, tmp_path)
+    assert path == str(tmp_path / "manipulate-T-shirt-top- $a$ ^$.png")
+    assert [found.name for found in tmp_path.iterdir()] == [Path(path).name]
+
+
+def test_class_is_chosen_by_name_or_else_by_number():
+    x, y = bars(8, SHAPE)
+    data = datasets.Dataset(x, y, x, y, ["cat", "2", "1"], "bars")
+    for name, expected in (("cat", 0), ("2", 1), ("1", 2), ("0", 0)):
+        assert capsulenet.class_number(name, data) == expected
+
+
+@pytest.mark.parametrize("digit", ("3", "-1", "two", "²", ""))
+def test_digit_that_is_no_class_is_refused(tmp_path, trained, digit):
+    run = command(tmp_path, f"--digit={digit}", "-w", trained.model_path())
+    message = message_of(run)
+    assert "one of 0, 1, 2" in message and repr(digit) in message
+    assert contents(tmp_path) == {}
+
+
+def test_class_without_a_test_picture_is_refused(tmp_path, trained):
+    path = write_bars(tmp_path / "few.npz", test=2)
+    run = command(
+        tmp_path / "run",
+        *("--digit", 2, "-w", trained.model_path(), "--dataset", path),
+    )
+    assert "'2' without any" in message_of(run)
+    assert contents(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize("argv", (["-t"], ["--digit", 1]))
+def test_testing_without_a_model_is_refused(tmp_path, argv):
+    message = message_of(command(tmp_path, *argv))
+    assert f"-w {tmp_path / 'trained_model.keras'}" in message
+
+
+def test_missing_and_foreign_models_are_refused(tmp_path, data):
+    missing = tmp_path / "missing.keras"
+    message = message_of(command(tmp_path / "run", "-t", "-w", missing))
+    assert str(missing) in message and "trained_model.keras" in message
+    text = tmp_path / "text.keras"
+    text.write_text("no model")
+    other = tmp_path / "other.keras"
+    keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)]).save(
+        other
+    )
+    for path in (text, other):
+        run = command(tmp_path / "run", "-t", "-w", path, "--dataset", data)
+        message = message_of(run)
+        assert str(path) in message
+        assert "expected a model that capsulenet.py saved" in message
+    assert not (tmp_path / "run" / "test.json").exists()
+
+
+@pytest.mark.parametrize(
+    "kwargs, received",
+    (
+        ({"shape": (20, 20, 1)}, "(20, 20, 1) and 3"),
+        ({"n_class": 4}, "(17, 17, 1) and 4"),
+    ),
+)
+def test_data_of_another_shape_or_kind_are_refused(
+    tmp_path, trained, kwargs, received
+):
+    path = write_bars(tmp_path / "other.npz", **kwargs)
+    run = command(
+        tmp_path / "run", "-t", "-w", trained.model_path(), "--dataset", path
+    )
+    message = message_of(run)
+    assert received in message and "another --dataset" in message
+
+
+def test_seed_of_the_run_draws_the_data_that_are_tested(
+    tmp_path, plain, data, monkeypatch
+):
+    record = {"flags": {"dataset": data, "seed": 7}}
+    path = str(tmp_path / "model.keras")
+    checkpoints.save_model(plain.model(), path, record)
+    seeds = []
+    load = datasets.load
+
+    def watch(*args, seed, **kwargs):
+        seeds.append(seed)
+        return load(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(datasets, "load", watch)
+    for argv in ([], ["--seed", 3]):
+        assert command(tmp_path, "-t", "-w", path, *argv).status == 0
+    assert seeds == [7, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGINT))
+def test_run_that_is_killed_goes_on_to_the_same_end(
+    tmp_path, data, trained, number
+):
+    argv = [sys.executable, "capsulenet.py", "--save_dir", str(tmp_path)]
+    process = subprocess.Popen(
+        [*argv, "--dataset", data, "--batch_size", "20", "--epochs", "4"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("Epoch 2: "):
+                break
+        # Long enough for the row and the checkpoint of epoch 2 at most.
+        time.sleep(0.3)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    status = -signal.SIGKILL if number == signal.SIGKILL else 130
+    assert process.returncode == status
+    done = subprocess.run(
+        [*argv, "--resume"], cwd=ROOT, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    log = utils.read_log(tmp_path / "log.csv")
+    for name, expected in trained.log().items():
+        np.testing.assert_allclose(log[name], expected, rtol=1e-5)

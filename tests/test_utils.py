@@ -1,0 +1,216 @@
+"""Tests of utils.py. References are plain Python loops."""
+
+import importlib.metadata
+import platform
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+import utils
+
+LOG = """epoch,loss,capsnet_accuracy,decoder_loss,learning_rate,test_error
+0,0.5,0.75,0.0625,0.001,12.5
+1,0.25,1.0,0.03125,0.0009,0.0
+"""
+
+
+def random_pictures(n, height=4, width=5, channels=1, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.uniform(size=(n, height, width, channels))
+
+
+def reference_grid(images, columns, gap):
+    """Pixel by pixel; white where no picture is."""
+    n, height, width, channels = images.shape
+    rows = (n + columns - 1) // columns
+    grid = np.full(
+        (
+            rows * height + (rows - 1) * gap,
+            columns * width + (columns - 1) * gap,
+            channels,
+        ),
+        255,
+        "uint8",
+    )
+    for number in range(n):
+        row, column = divmod(number, columns)
+        for y in range(height):
+            for x in range(width):
+                for channel in range(channels):
+                    value = images[number, y, x, channel]
+                    grid[
+                        row * (height + gap) + y,
+                        column * (width + gap) + x,
+                        channel,
+                    ] = int(255 * value + 0.5)
+    return grid
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, left open until the test has looked."""
+    drawn = []
+    monkeypatch.setattr(
+        utils, "save_figure", lambda figure, path: drawn.append(figure)
+    )
+    yield drawn
+    for figure in drawn:
+        plt.close(figure)
+
+
+def labels_of(ticks):
+    return [label.get_text() for label in ticks]
+
+
+def shown_pixels(axis):
+    """The pixels of the picture in some axes."""
+    return np.asarray(axis.get_images()[0].get_array())
+
+
+@pytest.mark.parametrize(
+    "n, columns, gap, channels",
+    ((6, 3, 1, 1), (7, 3, 1, 3), (1, 4, 2, 4), (5, 5, 0, 1), (3, 1, 0, 3)),
+)
+def test_grid_holds_every_picture_in_its_place(n, columns, gap, channels):
+    images = random_pictures(n, channels=channels)
+    grid = utils.combine_images(images, columns, gap)
+    assert grid.dtype == np.uint8
+    np.testing.assert_array_equal(grid, reference_grid(images, columns, gap))
+
+
+def test_grid_clips_what_is_out_of_range():
+    images = np.array([-1.0, 0.0, 1.0, 2.0]).reshape(4, 1, 1, 1)
+    grid = utils.combine_images(images, 4, gap=0)
+    assert grid.ravel().tolist() == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize("channels", (1, 3, 4))
+@pytest.mark.parametrize("n", (1, 13))
+def test_reconstructions_become_a_readable_picture(tmp_path, n, channels):
+    path = tmp_path / "picture.png"
+    utils.draw_reconstructions(
+        random_pictures(n, channels=channels),
+        random_pictures(n, channels=channels, seed=1),
+        path,
+    )
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"), "int64")
+    coloured = (pixels.max(-1) - pixels.min(-1)).max() > 50
+    assert coloured == (channels > 1)
+
+
+def test_real_pictures_stand_above_their_reconstructions(figures):
+    real, made = random_pictures(7), random_pictures(7, seed=1)
+    utils.draw_reconstructions(real, made, "unused.png", columns=5)
+    above, below = figures[0].axes
+    assert (above.get_title(), below.get_title()) == ("real", "reconstructed")
+    assert above.get_position().y0 > below.get_position().y0
+    for axis, images in ((above, real), (below, made)):
+        expected = utils.combine_images(images, 5)[..., 0]
+        np.testing.assert_array_equal(shown_pixels(axis), expected)
+
+
+@pytest.mark.parametrize("channels", (1, 3, 4))
+def test_manipulations_become_a_readable_picture(tmp_path, channels):
+    path = tmp_path / "picture.png"
+    images = random_pictures(15, channels=channels)
+    utils.draw_manipulations(
+        images.reshape(5, 3, *images.shape[1:]), [-0.1, 0, 0.1], "five", path
+    )
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        picture.load()
+
+
+def test_manipulations_tell_what_rows_and_columns_are(figures):
+    images = random_pictures(6, 4, 5).reshape(2, 3, 4, 5, 1)
+    utils.draw_manipulations(images, [-0.25, 0, 0.25], "class 5", "unused.png")
+    (axis,) = figures[0].axes
+    assert axis.get_title() == "class 5"
+    assert labels_of(axis.get_xticklabels()) == ["-0.25", "+0.00", "+0.25"]
+    assert labels_of(axis.get_yticklabels()) == ["1", "2"]
+    # A label stands at the middle of its pictures, 5 wide and 4 high.
+    np.testing.assert_allclose(axis.get_xticks(), [2, 7, 12])
+    np.testing.assert_allclose(axis.get_yticks(), [1.5, 5.5])
+    assert axis.get_xlabel() == "added to the dimension"
+    assert axis.get_ylabel() == "dimension of the capsule"
+    pixels = shown_pixels(axis)
+    for dimension in range(2):
+        for column in range(3):
+            part = pixels[4 * dimension :, 5 * column :][:4, :5]
+            expected = np.round(255 * images[dimension, column, ..., 0])
+            np.testing.assert_array_equal(part, expected)
+
+
+def test_file_name_has_nothing_that_a_system_refuses():
+    name = utils.file_name('a/b\\c:d*e?f"g<h>i|j\nk\0l')
+    assert name == "a-b-c-d-e-f-g-h-i-j-k-l"
+    for name in ("T-shirt", "Ankle boot", "größe_1.5", "5", "日本"):
+        assert utils.file_name(name) == name
+
+
+def test_log_is_read_by_columns(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(LOG)
+    log = utils.read_log(path)
+    assert list(log) == LOG.splitlines()[0].split(",")
+    assert log["epoch"].tolist() == [0, 1]
+    assert log["test_error"].tolist() == [12.5, 0.0]
+
+
+def test_log_without_rows_has_no_columns(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(LOG.splitlines()[0] + "\n")
+    assert utils.read_log(path) == {}
+
+
+def test_plot_shows_losses_and_errors_in_percent(tmp_path, figures):
+    path = tmp_path / "log.csv"
+    path.write_text(LOG)
+    utils.draw_log(path, "unused.png")
+    left, right = figures[0].axes
+    curves = {
+        line.get_label(): (line.get_xdata().tolist(), list(line.get_ydata()))
+        for axis in (left, right)
+        for line in axis.get_lines()
+    }
+    assert curves == {
+        "loss": ([1, 2], [0.5, 0.25]),
+        "decoder loss": ([1, 2], [0.0625, 0.03125]),
+        "training error": ([1, 2], [25.0, 0.0]),
+        "test error": ([1, 2], [12.5, 0.0]),
+    }
+
+
+def test_plot_of_one_epoch_is_a_readable_picture(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(LOG.splitlines()[:2]))
+    utils.draw_log(path, tmp_path / "log.png")
+    with Image.open(tmp_path / "log.png") as picture:
+        assert picture.format == "PNG"
+        picture.load()
+    assert plt.get_fignums() == []
+
+
+def test_no_window_ever_opens():
+    assert plt.get_backend().lower() == "agg"
+
+
+def test_environment_names_versions_and_backend():
+    found = utils.environment()
+    assert found["python"] == platform.python_version()
+    assert found["backend"] == keras.backend.backend()
+    assert found["versions"]["keras"] == keras.__version__
+    assert found["versions"]["numpy"] == np.__version__
+    for name, version in found["versions"].items():
+        assert importlib.metadata.version(name) == version
+    assert found["processor"] and found["cores"] >= 1
+
+
+def test_environment_leaves_out_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(utils, "from_packages", ("numpy", "no-such-package"))
+    assert list(utils.environment()["versions"]) == ["numpy"]
