@@ -582,7 +582,9 @@ def averaged(swap):
 
 def lengths_model(eval_model):
     """From pictures to the lengths of the capsules, without the decoder."""
-    return keras.Model(eval_model.input, eval_model.output["capsnet"])
+    lengths = keras.Model(eval_model.input, eval_model.output["capsnet"])
+    lengths.jit_compile = eval_model.jit_compile
+    return lengths
 
 
 def predict(model, x):
@@ -1067,6 +1069,12 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
     with scope():
         models = build(args, data)
     train_model, eval_model, _ = models
+    direct = args.conv == "direct" or args.dtype_policy != "float32"
+    if args.jit_compile == "on" and direct and runs_on_cpu():
+        print(
+            "Warning: with direct convolutions (--conv direct, or 16 bits) "
+            "--jit_compile on makes a CPU about twenty times slower"
+        )
     if args.weights and not args.resume:
         checkpoints.load_weights(eval_model, *args.weights)
     input_shape = data.x_train.shape[1:]
@@ -1166,8 +1174,31 @@ def load_for_testing(args):
         checkpoints.check_model(
             model[0], path, data.x_test.shape[1:], len(data.class_names)
         )
-        models.append(attach(model[0]))
+        models.append(attach(as_asked(*model, path, args, data)))
+    if args.jit_compile != "auto":
+        for _, eval_model, _ in models:
+            eval_model.jit_compile = args.jit_compile == "on"
     return models, data
+
+
+def as_asked(model, record, path, args, data):
+    """A loaded model, built anew where `--dtype_policy` or `--conv` is given.
+
+    Otherwise it computes as it was trained.
+    """
+    asked = args.given & {"dtype_policy", "conv"}
+    if not asked or "flags" not in record:
+        return model
+    recorded = {
+        name: value
+        for name, value in record["flags"].items()
+        if name not in asked
+    }
+    flags = type(args)(**{**vars(args), **recorded})
+    keras.config.set_dtype_policy(flags.dtype_policy)
+    built = build(flags, data)[1]
+    checkpoints.copy_weights(model, built, path)
+    return built
 
 
 def run_testing(args):

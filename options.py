@@ -533,7 +533,8 @@ def restore_flags(parser, args):
     path = os.path.join(args.save_dir, "checkpoint", "state.json")
     try:
         with open(path, encoding="utf-8") as file:
-            recorded = json.load(file)["flags"]
+            recorded = dict(json.load(file)["flags"])
+        recorded["epochs"] = int(recorded["epochs"])
     except FileNotFoundError:
         parser.error(
             f"--resume found no checkpoint in {args.save_dir!r}; start the "

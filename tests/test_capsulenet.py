@@ -1146,3 +1146,48 @@ def test_run_that_is_killed_goes_on_to_the_same_end(
     log = utils.read_log(tmp_path / "log.csv")
     for name, expected in trained.log().items():
         np.testing.assert_allclose(log[name], expected, rtol=1e-5)
+
+
+def test_testing_computes_as_precision_and_convolution_flags_ask(trained):
+    model = str(trained.folder / "trained_model.keras")
+    plain, flagged = (
+        capsulenet.load_for_testing(
+            capsulenet.parse_args(["-t", "-w", model, *flags])
+        )
+        for flags in (
+            [],
+            ["--dtype_policy", "mixed_bfloat16", "--conv", "fast"],
+        )
+    )
+    found = []
+    for (models,), data in (plain, flagged):
+        eval_model = models[1]
+        lengths = capsulenet.lengths_model(eval_model)
+        found.append(
+            (
+                eval_model.get_layer("digitcaps").compute_dtype,
+                eval_model.get_layer("primarycap").conv.method,
+                capsulenet.predict(lengths, data.x_test),
+            )
+        )
+    assert found[0][:2] == ("float32", "auto")
+    assert found[1][:2] == ("bfloat16", "fast")
+    np.testing.assert_allclose(found[1][2], found[0][2], atol=0.05)
+
+
+def test_compiling_a_direct_convolution_on_a_cpu_is_warned_of(
+    tmp_path, data, monkeypatch, capsys
+):
+    class Built(Exception):
+        pass
+
+    def stop(*args, **kwargs):
+        raise Built
+
+    monkeypatch.setattr(capsulenet, "train", stop)
+    monkeypatch.setattr(capsulenet, "runs_on_cpu", lambda: True)
+    flags = ["--dataset", data, "--save_dir", str(tmp_path)]
+    for method, warned in (("direct", True), ("fast", False)):
+        with pytest.raises(Built):
+            capsulenet.main([*flags, "--jit_compile", "on", "--conv", method])
+        assert ("twenty times slower" in capsys.readouterr().out) is warned
