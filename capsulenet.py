@@ -1305,6 +1305,8 @@ def run(args, scope=contextlib.nullcontext, replicas=1):
         mend, 130 after Ctrl-C. Each but 0 comes with one line.
     """
     try:
+        if args.resume:  # Its flags are used from here on.
+            checkpoints.read_state(os.path.join(args.save_dir, "checkpoint"))
         keras.utils.set_random_seed(args.seed)
         if args.jit_compile != "on":  # XLA orders operations by itself.
             make_deterministic()

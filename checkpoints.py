@@ -137,7 +137,8 @@ def load_model(path):
         raise FileError(
             f"cannot load {path!r}; {advice}: {reason_of(error)}"
         ) from error
-    if not isinstance(record, dict):
+    flags = record.get("flags", {}) if isinstance(record, dict) else None
+    if not isinstance(flags, dict):
         raise FileError(f"cannot read the record in {path!r}; {advice}")
     return model, record
 
@@ -356,17 +357,24 @@ def save_checkpoint(folder, model, state):
     with whole_file(path) as temporary:
         model.save_weights(temporary)
     state = {**state, "file": name, "sha256": sha256(path)}
+    state["state_sha256"] = state_sha256(state)
     write_json(os.path.join(folder, "state.json"), state)
     for other in os.listdir(folder):
         if other not in (name, "state.json"):
             os.remove(os.path.join(folder, other))
 
 
+def state_sha256(state):
+    """Hexadecimal SHA-256 of a state, its own digest left out."""
+    rest = {key: state[key] for key in state if key != "state_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def read_state(folder):
-    """The state of a checkpoint, checked against its file.
+    """The state of a checkpoint, checked against its file and its digest.
 
     Raises:
-        FileError: If there is none, or its file is missing or damaged.
+        FileError: If there is none, or it or its file is missing or damaged.
     """
     path = os.path.join(folder, "state.json")
     advice = "restore the folder, or start again without --resume"
@@ -374,11 +382,22 @@ def read_state(folder):
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
         weights = os.path.join(folder, os.path.basename(state["file"]))
-        intact = sha256(weights) == state["sha256"]
+        is_whole = state_sha256(state) == state["state_sha256"]
+        is_intact = sha256(weights) == state["sha256"]
         int(state["epochs_done"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,  # An infinite number of epochs.
+        RecursionError,  # JSON of a thousand brackets.
+    ) as error:
         raise FileError(f"cannot read {path!r} ({error}); {advice}") from error
-    if not intact:
+    if not is_whole:
+        raise FileError(f"{path!r} is damaged; {advice}")
+    if not is_intact:
         raise FileError(f"{weights!r} is damaged; {advice}")
     return state
 
