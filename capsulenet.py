@@ -536,6 +536,16 @@ class Log(keras.callbacks.CSVLogger):
         super().on_train_begin(logs)
         self.keys = self.columns
 
+    def on_epoch_end(self, epoch, logs=None):
+        try:
+            with checkpoints.writing(self.filename):
+                super().on_epoch_end(epoch, logs)
+        except OSError:
+            # Or the file would try once more to write when it is forgotten.
+            with contextlib.suppress(OSError):
+                self.csv_file.close()
+            raise
+
 
 class Keeper(keras.callbacks.Callback):
     """Saves the checkpoint, and the best model where held-out data choose."""

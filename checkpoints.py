@@ -30,6 +30,24 @@ class FileError(ValueError):
     """A file of the user's that cannot be used; the message is one line."""
 
 
+class WriteError(FileError, OSError):
+    """A file that cannot be written; the message is one line."""
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Names the file where writing it fails: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        # What h5py says of a full disk has several lines.
+        reason = os.strerror(error.errno) if error.errno else reason_of(error)
+        raise WriteError(
+            f"cannot write {os.fspath(path)!r} ({reason}); make room there, "
+            "or choose another --save_dir"
+        ) from error
+
+
 def reason_of(error):
     """The first line of what Keras, h5py or zipfile say."""
     return str(error).strip().split("\n")[0][:200]
@@ -44,17 +62,21 @@ def whole_file(path):
 
     Args:
         path: Where the file is to appear.
+
+    Raises:
+        WriteError: If the file cannot be written; the old one stays.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{os.getpid()}-{name}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with writing(path):
+            os.makedirs(folder, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.remove(temporary)
 
 
@@ -78,9 +100,12 @@ def locked(folder):
 
     Raises:
         FileError: If another run holds it.
+        WriteError: If it cannot be written to.
     """
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, ".lock"), "a", encoding="utf-8") as file:
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, ".lock"), "a", encoding="utf-8")
+    with file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,11 +4,23 @@ Whatever the user or the machine does, a command ends with its status and one
 line, and a file of an earlier run survives.
 """
 
+import contextlib
+import errno
+import io
+import json
+import os
+import random
+import resource
 import shlex
+import signal
 import struct
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -16,6 +28,9 @@ from conftest import bars, write_bars
 from PIL import Image
 
 import capsulenet
+import checkpoints
+
+ROOT = Path(__file__).parents[1]
 
 # Wrong command lines, and a phrase of the one line with which they end.
 WRONG_COMMANDS = (
@@ -317,4 +332,349 @@ def test_wrong_command_or_input_is_one_line_and_status_2(
     monkeypatch.chdir(inputs)
     before = contents(inputs)
     assert phrase in message_of(capsys, shlex.split(line))
+    assert contents(inputs) == before
+
+
+# Kills
+
+KILLS = 11
+EPOCHS = 9
+
+
+def start(folder, *argv):
+    """A training in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "capsulenet.py", "--save_dir", str(folder), *argv],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process, happened):
+    """Looks until something has happened, or the process has ended."""
+    end = time.monotonic() + 120
+    while process.poll() is None and not happened():
+        assert time.monotonic() < end, "nothing happened for two minutes"
+        time.sleep(0.001)
+
+
+def stamp(path):
+    """When a file was written last; None while there is none."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns
+
+
+def kill_in_an_epoch(process, folder, rng):
+    """SIGKILL at any time up to half a second after a checkpoint."""
+    state = folder / "checkpoint" / "state.json"
+    before = stamp(state)
+    wait_for(process, lambda: stamp(state) != before)
+    time.sleep(rng.uniform(0, 0.5))
+    process.kill()
+
+
+def kill_in_a_write(process, folder, rng):
+    """SIGKILL soon after a temporary file of the checkpoint appeared."""
+    pattern = "checkpoint/.*-" + rng.choice(("epoch", "epoch", "state")) + "*"
+    before = set(folder.glob(pattern))
+    wait_for(process, lambda: set(folder.glob(pattern)) - before)
+    time.sleep(rng.uniform(0, 0.02))
+    process.kill()
+
+
+def kill_at_once(process, folder, rng):
+    """SIGKILL before there is a checkpoint of this process."""
+    before = stamp(folder / "log.csv")
+    wait_for(process, lambda: stamp(folder / "log.csv") != before)
+    process.kill()
+
+
+def saved_weights(path):
+    """The weights in a `.keras` file, as bytes."""
+    with zipfile.ZipFile(path) as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    weights = {}
+    with h5py.File(content) as file:
+        file.visititems(
+            lambda name, item: (
+                weights.update({name: item[()].tobytes()})
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    return weights
+
+
+@pytest.mark.slow
+def test_run_that_is_killed_again_and_again_ends_like_the_other(tmp_path, tiny):
+    argv = ["--dataset", tiny, "--batch_size", "10", "--seed", "5", "-r", "1"]
+    argv += ["--epochs", str(EPOCHS)]
+    never, often = tmp_path / "never", tmp_path / "often"
+    state = often / "checkpoint" / "state.json"
+    rng = random.Random(0)
+    others = [kill_in_an_epoch] * 4 + [kill_in_a_write] * (KILLS - 6)
+    rng.shuffle(others)
+    torn = refused = 0
+    # Twice before there is a checkpoint.
+    for kill in (kill_at_once, kill_in_a_write, *others):
+        if state.exists():
+            process = start(often, "--resume")
+        else:
+            process = start(often, "--resume")
+            message = process.communicate(timeout=60)[1]
+            assert process.returncode == 2
+            assert "found no checkpoint" in message
+            assert "start the run without --resume" in message
+            refused += 1
+            process = start(often, *argv)
+        try:
+            kill(process, often, rng)
+            message = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+        assert process.returncode == -signal.SIGKILL, message
+        torn += any(
+            path.name.startswith(f".{process.pid}-")
+            for path in often.glob("checkpoint/*")
+        )
+    done = json.loads(state.read_text())["epochs_done"]
+    print(f"{KILLS} kills, {torn} in a write, {refused} refused, {done} epochs")
+    assert torn >= 3 and refused >= 1 and 0 < done < EPOCHS
+    for process in (start(never, *argv), start(often, "--resume")):
+        message = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, message
+    log = (never / "log.csv").read_bytes()
+    assert log.count(b"\n") == EPOCHS + 1
+    assert (often / "log.csv").read_bytes() == log
+    expected = saved_weights(never / "trained_model.keras")
+    assert expected
+    assert saved_weights(often / "trained_model.keras") == expected
+    # What the kills left half written is gone.
+    assert sorted(path.name for path in (often / "checkpoint").iterdir()) == [
+        f"epoch-{EPOCHS:04d}.weights.h5",
+        "state.json",
+    ]
+
+
+# Disks that are full
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """No file may grow beyond `size` bytes."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def fill_disk(patch, name, size):
+    """Lets the writing of the files of a name fail after `size` bytes."""
+    whole_file = checkpoints.whole_file
+
+    @contextlib.contextmanager
+    def limited(path):
+        with whole_file(path) as temporary:
+            is_it = os.path.basename(path).endswith(name)
+            with file_limit(size) if is_it else contextlib.nullcontext():
+                yield temporary
+
+    patch.setattr(checkpoints, "whole_file", limited)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny):
+    """The folder of a run of one epoch that has been tested, too."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    argv = ["--save_dir", folder]
+    flags = ["--dataset", tiny, "--batch_size", 20, "-r", 1, "--epochs", 1]
+    assert status_of([*argv, *flags]) == 0
+    model = folder / "trained_model.keras"
+    assert status_of([*argv, "-t", "-w", model, "--digit", 1]) == 0
+    predict = ["--predict", "tiny.png", "-w", model]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("picture"))
+        write_picture("tiny.png")
+        assert status_of([*argv, *predict]) == 0
+    return folder
+
+
+def temporaries(folder):
+    return [path for path in folder.rglob(".*") if path.name != ".lock"]
+
+
+def check_fault(capsys, folder, argv, name):
+    """A command fails to write `name` and leaves the old one as it was."""
+    before = contents(folder)
+    message = message_of(capsys, [*argv, "--save_dir", folder])
+    assert "cannot write" in message and name in message
+    assert "make room there, or choose another --save_dir" in message
+    after = contents(folder)
+    for path in before:
+        if path.name.endswith(name):
+            assert after[path] == before[path]
+    assert before.keys() == after.keys() and not temporaries(folder)
+    # The checkpoint, the old or the new one, is whole.
+    return checkpoints.read_state(folder / "checkpoint")["epochs_done"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", (0, 64, 20_000))
+@pytest.mark.parametrize(
+    "name",
+    (
+        "weights.h5",
+        "state.json",
+        "log.csv",
+        "trained_model.keras",
+        "log.png",
+        "run.json",
+    ),
+)
+def test_training_that_fills_the_disk_keeps_the_old_files(
+    finished, monkeypatch, capsys, name, size
+):
+    if size == 20_000 and name in ("state.json", "log.csv", "run.json"):
+        pytest.skip("the file is smaller")
+    epochs = checkpoints.read_state(finished / "checkpoint")["epochs_done"]
+    if name == "weights.h5":
+        # Another name than that of the checkpoint that there is.
+        name = f"epoch-{epochs + 1:04d}.weights.h5"
+    argv = ["--resume", "--epochs", epochs + 1]
+    with monkeypatch.context() as patch:
+        fill_disk(patch, name, size)
+        done = check_fault(capsys, finished, argv, name)
+    # The faults that come before the new checkpoint leave the old one.
+    kept = name.startswith("epoch") or name in ("state.json", "log.csv")
+    assert done == epochs + (not kept)
+
+
+@pytest.mark.slow
+def test_row_that_does_not_fit_on_the_disk_is_cut_off(
+    finished, monkeypatch, capsys
+):
+    state = checkpoints.read_state(finished / "checkpoint")
+    argv = ["--resume", "--epochs", state["epochs_done"] + 1]
+    old = (finished / "log.csv").read_bytes()
+    write = keras.callbacks.CSVLogger.on_epoch_end
+
+    def write_half(*args):
+        with file_limit(len(old) + 9):
+            write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.callbacks.CSVLogger, "on_epoch_end", write_half)
+        message = message_of(capsys, [*argv, "--save_dir", finished])
+    assert "cannot write" in message and "log.csv" in message
+    assert (finished / "log.csv").read_bytes()[: len(old)] == old
+    assert checkpoints.read_state(finished / "checkpoint") == state
+    assert status_of([*argv, "--save_dir", finished]) == 0
+    lines = (finished / "log.csv").read_bytes().splitlines(keepends=True)
+    assert b"".join(lines[:-1]) == old
+    assert len(lines) == state["epochs_done"] + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", (0, 300))
+@pytest.mark.parametrize(
+    "name",
+    (
+        "test.json",
+        "confusion.png",
+        "mistakes.png",
+        "real_and_recon.png",
+        "manipulate-1.png",
+        "predictions.csv",
+        "predictions.png",
+    ),
+)
+def test_testing_that_fills_the_disk_keeps_the_old_files(
+    finished, tmp_path, monkeypatch, capsys, name, size
+):
+    if name == "predictions.csv" and size:
+        pytest.skip("the file is smaller")
+    model = finished / "trained_model.keras"
+    argv = ["-t", "--digit", 1, "-w", model]
+    if name.startswith("predictions"):
+        write_picture(tmp_path / "a.png")
+        argv = ["--predict", tmp_path / "a.png", "-w", model]
+    with monkeypatch.context() as patch:
+        fill_disk(patch, name, size)
+        check_fault(capsys, finished, argv, name)
+
+
+@pytest.mark.slow
+def test_export_that_fills_the_disk_leaves_nothing(finished, tmp_path, capsys):
+    argv = ["-w", finished / "trained_model.keras", "--export"]
+    with file_limit(1000):
+        message = message_of(capsys, [*argv, tmp_path / "served"])
+    assert "served" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("function", ("fsync", "replace"))
+def test_failing_system_call_leaves_the_old_file(
+    tmp_path, monkeypatch, function
+):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "state.json"
+    checkpoints.write_json(path, {"epochs_done": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, fail)
+        with pytest.raises(checkpoints.WriteError) as caught:
+            checkpoints.write_json(path, {"epochs_done": 2})
+    assert f"cannot write '{path}' (No space left" in str(caught.value)
+    assert json.loads(path.read_text()) == {"epochs_done": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", (0, 64, 3000))
+@pytest.mark.parametrize("name", ("a.keras", "a.weights.h5", "a.json", "a.png"))
+def test_full_disk_leaves_the_old_file(tmp_path, name, size):
+    inputs = keras.layers.Input((30,))
+    model = keras.Sequential([inputs, keras.layers.Dense(30)])
+    noise = np.random.default_rng(0).integers(0, 256, (99, 99), "uint8")
+    write = {
+        "a.keras": lambda path: model.save(path),
+        "a.weights.h5": lambda path: model.save_weights(path),
+        "a.json": lambda path: Path(path).write_text("text " * 1000),
+        "a.png": lambda path: Image.fromarray(noise).save(path),
+    }[name]
+    path = tmp_path / name
+    path.write_text("old")
+    with pytest.raises(checkpoints.WriteError, match="File too large"):
+        with checkpoints.whole_file(path) as temporary, file_limit(size):
+            write(temporary)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("command", ("train", "test", "predict"))
+def test_save_dir_that_cannot_be_written_is_one_line(
+    inputs, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(inputs)
+    argv = {
+        "train": ["--dataset", "tiny.npz"],
+        "test": ["-t", "-w", "other.keras"],
+        "predict": ["--predict", "picture.png", "-w", "other.keras"],
+    }[command]
+    before = contents(inputs)
+    # No folder can be made below a file, whoever the user is.
+    message = message_of(capsys, [*argv, "--save_dir", "text.h5/below"])
+    assert "cannot write 'text.h5/below' (Not a directory)" in message
+    assert "choose another --save_dir" in message
+
+    def refuse(name, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    message = message_of(capsys, [*argv, "--save_dir", "read_only"])
+    assert "cannot write 'read_only' (Permission denied)" in message
     assert contents(inputs) == before
