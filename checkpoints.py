@@ -7,6 +7,7 @@ that a crash or a full disk leaves the previous one.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -365,6 +366,21 @@ def natural(name):
     return [int(part) for part in digits]
 
 
+def reserve(path, model):
+    """Makes sure that the disk has room for a model's weights.
+
+    HDF5 crashes the process where the disk is full in the middle.
+
+    Raises:
+        OSError: If there is not enough room.
+    """
+    variables = [*model.variables, *model.optimizer.variables]
+    size = 2**20 + 4 * sum(math.prod(v.shape) for v in variables)
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 def save_checkpoint(folder, model, state):
     """Saves weights and optimizer, then the state that names their file.
 
@@ -380,6 +396,7 @@ def save_checkpoint(folder, model, state):
     name = f"epoch-{state['epochs_done']:04d}.weights.h5"
     path = os.path.join(folder, name)
     with whole_file(path) as temporary:
+        reserve(temporary, model)
         model.save_weights(temporary)
     state = {**state, "file": name, "sha256": sha256(path)}
     state["state_sha256"] = state_sha256(state)
