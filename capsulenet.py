@@ -536,6 +536,16 @@ class Log(keras.callbacks.CSVLogger):
         super().on_train_begin(logs)
         self.keys = self.columns
 
+    def on_epoch_end(self, epoch, logs=None):
+        try:
+            with checkpoints.writing(self.filename):
+                super().on_epoch_end(epoch, logs)
+        except OSError:
+            # Or the file would try once more to write when it is forgotten.
+            with contextlib.suppress(OSError):
+                self.csv_file.close()
+            raise
+
 
 class Keeper(keras.callbacks.Callback):
     """Saves the checkpoint, and the best model where held-out data choose."""
@@ -1305,6 +1315,8 @@ def run(args, scope=contextlib.nullcontext, replicas=1):
         mend, 130 after Ctrl-C. Each but 0 comes with one line.
     """
     try:
+        if args.resume:  # Its flags are used from here on.
+            checkpoints.read_state(os.path.join(args.save_dir, "checkpoint"))
         keras.utils.set_random_seed(args.seed)
         if args.jit_compile != "on":  # XLA orders operations by itself.
             make_deterministic()

@@ -7,6 +7,7 @@ that a crash or a full disk leaves the previous one.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -30,6 +31,24 @@ class FileError(ValueError):
     """A file of the user's that cannot be used; the message is one line."""
 
 
+class WriteError(FileError, OSError):
+    """A file that cannot be written; the message is one line."""
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Names the file where writing it fails: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        # What h5py says of a full disk has several lines.
+        reason = os.strerror(error.errno) if error.errno else reason_of(error)
+        raise WriteError(
+            f"cannot write {os.fspath(path)!r} ({reason}); make room there, "
+            "or choose another --save_dir"
+        ) from error
+
+
 def reason_of(error):
     """The first line of what Keras, h5py or zipfile say."""
     return str(error).strip().split("\n")[0][:200]
@@ -44,17 +63,21 @@ def whole_file(path):
 
     Args:
         path: Where the file is to appear.
+
+    Raises:
+        WriteError: If the file cannot be written; the old one stays.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{os.getpid()}-{name}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with writing(path):
+            os.makedirs(folder, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.remove(temporary)
 
 
@@ -78,9 +101,12 @@ def locked(folder):
 
     Raises:
         FileError: If another run holds it.
+        WriteError: If it cannot be written to.
     """
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, ".lock"), "a", encoding="utf-8") as file:
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, ".lock"), "a", encoding="utf-8")
+    with file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +163,8 @@ def load_model(path):
         raise FileError(
             f"cannot load {path!r}; {advice}: {reason_of(error)}"
         ) from error
-    if not isinstance(record, dict):
+    flags = record.get("flags", {}) if isinstance(record, dict) else None
+    if not isinstance(flags, dict):
         raise FileError(f"cannot read the record in {path!r}; {advice}")
     return model, record
 
@@ -339,6 +366,21 @@ def natural(name):
     return [int(part) for part in digits]
 
 
+def reserve(path, model):
+    """Makes sure that the disk has room for a model's weights.
+
+    HDF5 crashes the process where the disk is full in the middle.
+
+    Raises:
+        OSError: If there is not enough room.
+    """
+    variables = [*model.variables, *model.optimizer.variables]
+    size = 2**20 + 4 * sum(math.prod(v.shape) for v in variables)
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 def save_checkpoint(folder, model, state):
     """Saves weights and optimizer, then the state that names their file.
 
@@ -354,19 +396,27 @@ def save_checkpoint(folder, model, state):
     name = f"epoch-{state['epochs_done']:04d}.weights.h5"
     path = os.path.join(folder, name)
     with whole_file(path) as temporary:
+        reserve(temporary, model)
         model.save_weights(temporary)
     state = {**state, "file": name, "sha256": sha256(path)}
+    state["state_sha256"] = state_sha256(state)
     write_json(os.path.join(folder, "state.json"), state)
     for other in os.listdir(folder):
         if other not in (name, "state.json"):
             os.remove(os.path.join(folder, other))
 
 
+def state_sha256(state):
+    """Hexadecimal SHA-256 of a state, its own digest left out."""
+    rest = {key: state[key] for key in state if key != "state_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def read_state(folder):
-    """The state of a checkpoint, checked against its file.
+    """The state of a checkpoint, checked against its file and its digest.
 
     Raises:
-        FileError: If there is none, or its file is missing or damaged.
+        FileError: If there is none, or it or its file is missing or damaged.
     """
     path = os.path.join(folder, "state.json")
     advice = "restore the folder, or start again without --resume"
@@ -374,11 +424,22 @@ def read_state(folder):
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
         weights = os.path.join(folder, os.path.basename(state["file"]))
-        intact = sha256(weights) == state["sha256"]
+        is_whole = state_sha256(state) == state["state_sha256"]
+        is_intact = sha256(weights) == state["sha256"]
         int(state["epochs_done"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,  # An infinite number of epochs.
+        RecursionError,  # JSON of a thousand brackets.
+    ) as error:
         raise FileError(f"cannot read {path!r} ({error}); {advice}") from error
-    if not intact:
+    if not is_whole:
+        raise FileError(f"{path!r} is damaged; {advice}")
+    if not is_intact:
         raise FileError(f"{weights!r} is damaged; {advice}")
     return state
 
