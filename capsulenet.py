@@ -509,17 +509,29 @@ class TestError(keras.callbacks.Callback):
         self.lengths = lengths_model(eval_model)
         self.x, self.y = x, y
         self.swap = swap
+        self.line = None
 
     def on_epoch_end(self, epoch, logs=None):
         with averaged(self.swap):
             lengths = predict(self.lengths, self.x)
         wrong = int(np.sum(lengths.argmax(-1) != self.y))
         logs["test_error"] = 100 * wrong / len(self.y)
-        print(
+        self.line = (
             f"Epoch {epoch + 1}: test error {logs['test_error']:.2f} % "
-            f"({wrong} of {len(self.y)})",
-            flush=True,
+            f"({wrong} of {len(self.y)})"
         )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.print_line()
+
+    def on_train_end(self, logs=None):
+        self.print_line()
+
+    def print_line(self):
+        """Only now is Keras done with the epoch's progress bar."""
+        if self.line:
+            print(self.line, flush=True)
+        self.line = None
 
 
 class Log(keras.callbacks.CSVLogger):
@@ -1141,7 +1153,10 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
         f"Written to {args.save_dir}: trained_model.keras, log.csv, log.png, "
         "run.json"
     )
-    print(f"Test it: python capsulenet.py -t -w {model_path}")
+    hint = f"Test it: python capsulenet.py -t -w {model_path}"
+    if args.save_dir != "result":
+        hint += f" --save_dir {args.save_dir}"
+    print(hint)
 
 
 def picture_flags(args, recorded=None):
@@ -1225,7 +1240,7 @@ def run_testing(args):
     figures = test([model[1] for model in models], data, args.save_dir)
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
-    print(f"Accuracy: {figures['accuracy']:.4f}")
+    print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
     print(
         f"Test error: {figures['test_error']:.2f} % "
         f"({figures['mistakes']} of {figures['pictures']})"
@@ -1347,6 +1362,8 @@ def run(args, scope=contextlib.nullcontext, replicas=1):
     except FloatingPointError as error:
         return fail(str(error), 1)
     except KeyboardInterrupt:
+        if sys.stdout.isatty():
+            print()  # The progress bar's line has no end yet.
         return fail(interrupted(args), 130)
     return 0
 

@@ -442,10 +442,12 @@ def check(parser, args):
             f"-w {os.path.join(args.save_dir, 'trained_model.keras')}"
         )
     for path in args.weights or ():
-        if not os.path.isfile(path):
+        is_file = os.path.isfile(path)
+        if not is_file or not path.endswith((".keras", ".h5")):
+            reason = "neither by its name" if is_file else "not a file"
             parser.error(
-                f"-w expects a .keras or .h5 file, got {path!r}, which is not "
-                "a file; training writes "
+                f"-w expects a .keras or .h5 file, got {path!r}, which is "
+                f"{reason}; training writes "
                 f"{os.path.join(args.save_dir, 'trained_model.keras')}"
             )
     if len(args.weights or ()) > 1 and is_training(args):

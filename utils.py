@@ -308,15 +308,22 @@ def draw_log(log_path, path):
             right.plot(epochs, 100 * (1 - values), marker=".", label=label)
     right.plot(epochs, log["test_error"], marker=".", label="test error")
     left.set(title="losses", xlabel="epoch", yscale="log")
-    right.set(title="error in %", xlabel="epoch", yscale="log")
+    right.set(title="error in %", xlabel="epoch")
+    errors = np.concatenate([line.get_ydata() for line in right.lines])
+    if errors.min() > 0:  # A logarithmic axis has no place for zero.
+        right.set_yscale("log")
+        right.yaxis.set_major_locator(
+            matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0))
+        )
+        right.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    right.yaxis.set_major_formatter("{x:g}")
     for axis in (left, right):
         axis.grid(alpha=0.3, which="both")
         axis.legend()
+        axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axis.xaxis.set_major_locator(
             matplotlib.ticker.MaxNLocator(integer=True)
         )
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter("{x:g}")
     save_figure(figure, path)
 
 

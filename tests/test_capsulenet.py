@@ -877,7 +877,7 @@ def test_testing_prints_and_records_the_figures(tmp_path, trained, arrays):
     assert figures["test_error"] == pytest.approx(100 * wrong / 12)
     assert (figures["mistakes"], figures["pictures"]) == (wrong, 12)
     lines = run.out.splitlines()
-    assert f"Accuracy: {1 - wrong / 12:.4f}" in lines
+    assert f"Accuracy: {100 - 100 * wrong / 12:.2f} %" in lines
     assert f"Test error: {100 * wrong / 12:.2f} % ({wrong} of 12)" in lines
     with Image.open(tmp_path / "real_and_recon.png") as picture:
         assert picture.format == "PNG"
