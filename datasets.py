@@ -455,6 +455,10 @@ def read_picture(path, image_size, channels):
                 limit = MAX_DEFLATE_RATIO * os.path.getsize(path)
                 if math.prod(opened.size) > max(limit, MAX_UNPROVEN_PIXELS):
                     raise ValueError("more pixels than the file can hold")
+                if opened.format == "PNG":
+                    # Decoding alone does not look at the checksums.
+                    with Image.open(path, formats=["PNG"]) as twin:
+                        twin.verify()
                 picture = _eight_bit(ImageOps.exif_transpose(opened))
         return _to_array(picture, image_size, channels)
     # Broken bytes make Pillow's decoders raise nearly everything.
