@@ -329,9 +329,11 @@ def draw_log(log_path, path):
 
 def save_figure(figure, path):
     """Writes a figure in the format of the suffix, and closes it."""
-    figure.tight_layout()
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+    try:
+        figure.tight_layout()
+        figure.savefig(path, bbox_inches="tight")
+    finally:  # matplotlib keeps open figures, a full disk or not.
+        plt.close(figure)
 
 
 class PlanError(ValueError):

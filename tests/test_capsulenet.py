@@ -1129,6 +1129,8 @@ def test_run_that_is_killed_goes_on_to_the_same_end(
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            # A shell has the jobs in its background ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             for line in process.stdout:
