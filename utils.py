@@ -322,7 +322,7 @@ def draw_log(log_path, path):
         axis.legend()
         axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axis.xaxis.set_major_locator(
-            matplotlib.ticker.MaxNLocator(integer=True)
+            matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1)
         )
     save_figure(figure, path)
 
