@@ -693,7 +693,7 @@ def train(
     jit_compile="auto",
     steps_per_execution=1,
     class_weight=None,
-    resume=False,
+    resumed=None,
     record=None,
     verbose=1,
 ):
@@ -712,7 +712,8 @@ def train(
         replicas: By how many devices a batch is divided.
         class_weight: None, or how much a picture of each class counts in
             the class loss and the training accuracy.
-        resume: Whether to continue from `save_dir`'s checkpoint.
+        resumed: None, or what `checkpoints.read_state` says of `save_dir`'s
+            checkpoint, to continue from it.
         record: Dictionary for `run.json` and the model file.
         verbose: As in Keras's `fit`.
 
@@ -721,7 +722,7 @@ def train(
 
     Raises:
         FloatingPointError: If the loss is no number any more.
-        FileError: If a checkpoint or the log cannot be read.
+        FileError: If the checkpoint does not fit, or the log cannot be read.
     """
     train_model, eval_model, _ = models
     record = dict(record or {})
@@ -758,9 +759,9 @@ def train(
     log_path = os.path.join(save_dir, "log.csv")
     model_path = os.path.join(save_dir, "trained_model.keras")
     state = {"epochs_done": 0, "seconds_per_epoch": [], **record}
-    if resume:
-        state = checkpoints.load_checkpoint(checkpoint, train_model)
-        state["flags"] = record.get("flags", {})
+    if resumed:
+        checkpoints.load_checkpoint(checkpoint, train_model, resumed)
+        state = {**resumed, "flags": record.get("flags", {})}
         checkpoints.cut_log(log_path, state["epochs_done"])
 
     def save(figures):
@@ -771,7 +772,11 @@ def train(
         EpochClock(batches, state["seconds_per_epoch"]),
         *([swap] if swap else []),
         TestError(eval_model, data.x_test, data.y_test, swap),
-        Log(log_path, log_columns(decoder, validation is not None), resume),
+        Log(
+            log_path,
+            log_columns(decoder, validation is not None),
+            bool(resumed),
+        ),
         Keeper(
             checkpoint,
             state,
@@ -1074,7 +1079,7 @@ def show_plan(args, data, replicas):
     utils.check_memory(plan_of, shape, args.batch_size, available, **sizes)
 
 
-def run_training(args, scope=contextlib.nullcontext, replicas=1):
+def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     """Trains as the flags say, and prints what came of it."""
     args.batch_size = args.batch_size or options.DEFAULT_BATCH_SIZE * replicas
     data = datasets.load(args.dataset, seed=args.seed, **picture_flags(args))
@@ -1143,7 +1148,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1):
             jit_compile=args.jit_compile,
             steps_per_execution=args.steps_per_execution,
             class_weight=class_weight,
-            resume=args.resume,
+            resumed=resumed,
             record=record,
             verbose=1 if sys.stdout.isatty() else 2,
         )
@@ -1330,17 +1335,19 @@ def run(args, scope=contextlib.nullcontext, replicas=1):
         mend, 130 after Ctrl-C. Each but 0 comes with one line.
     """
     try:
-        if args.resume:  # Its flags are used from here on.
-            checkpoints.read_state(os.path.join(args.save_dir, "checkpoint"))
-        keras.utils.set_random_seed(args.seed)
-        if args.jit_compile != "on":  # XLA orders operations by itself.
-            make_deterministic()
-        keras.config.set_dtype_policy(args.dtype_policy)
         # A prediction or an export writes there only if it is named.
         lock = contextlib.nullcontext()
         if not (args.predict or args.export) or "save_dir" in args.given:
             lock = checkpoints.locked(args.save_dir)
         with lock:
+            resumed = None
+            if args.resume:  # Its flags are used from here on.
+                folder = os.path.join(args.save_dir, "checkpoint")
+                resumed = checkpoints.read_state(folder)
+            keras.utils.set_random_seed(args.seed)
+            if args.jit_compile != "on":  # XLA orders operations by itself.
+                make_deterministic()
+            keras.config.set_dtype_policy(args.dtype_policy)
             if args.testing:
                 run_testing(args)
             elif args.predict:
@@ -1348,7 +1355,7 @@ def run(args, scope=contextlib.nullcontext, replicas=1):
             elif args.export:
                 run_export(args)
             else:
-                run_training(args, scope, replicas)
+                run_training(args, scope, replicas, resumed)
     except (
         datasets.DatasetError,
         checkpoints.FileError,

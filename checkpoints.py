@@ -465,16 +465,17 @@ def cut_log(path, epochs_done):
             file.writelines(lines[: epochs_done + 1])
 
 
-def load_checkpoint(folder, model):
+def load_checkpoint(folder, model, state):
     """Puts weights and optimizer of a checkpoint into a compiled model.
 
-    Returns:
-        The state that was saved with them.
+    Args:
+        folder: Where the checkpoint is kept.
+        model: A compiled model.
+        state: What `read_state` returned.
 
     Raises:
-        FileError: As `read_state`, or if the model is another one.
+        FileError: If the model is another one.
     """
-    state = read_state(folder)
     model.optimizer.build(model.trainable_variables)
     try:
         model.load_weights(os.path.join(folder, state["file"]))
@@ -483,4 +484,3 @@ def load_checkpoint(folder, model):
             f"the checkpoint in {folder!r} does not fit this model: "
             f"{reason_of(error)}"
         ) from error
-    return state

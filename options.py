@@ -542,14 +542,7 @@ def restore_flags(parser, args):
             f"--resume found no checkpoint in {args.save_dir!r}; start the "
             "run without --resume, or name its folder with --save_dir"
         )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OverflowError,  # An infinite number of epochs.
-        RecursionError,  # JSON of a thousand brackets.
-    ) as error:
+    except Exception as error:  # Damaged JSON raises nearly anything.
         parser.error(f"--resume cannot read {path!r}: {error}")
     for name, value in recorded.items():
         if name in FREE_ON_RESUME or not hasattr(args, name):

@@ -602,10 +602,20 @@ def test_resumed_run_is_the_uninterrupted_one(trained, resumed):
     assert record == expected
 
 
-def test_finished_run_goes_on_to_more_epochs(resumed):
+def test_finished_run_goes_on_to_more_epochs(resumed, monkeypatch):
     before = resumed.log()
+    hashed = []
+    sha256 = checkpoints.sha256
+
+    def watch(path):
+        hashed.append(Path(path).name)
+        return sha256(path)
+
+    monkeypatch.setattr(checkpoints, "sha256", watch)
     run = command(resumed.folder, "--resume", "--epochs", 5)
     assert run.status == 0, run.err
+    # Each file of weights once: hundreds of megabytes for large pictures.
+    assert len(hashed) == 2 and hashed[0] == "epoch-0004.weights.h5"
     log = run.log()
     assert log["epoch"].tolist() == [0, 1, 2, 3, 4]
     assert log["loss"][:4].tolist() == before["loss"].tolist()
