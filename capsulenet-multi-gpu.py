@@ -4,9 +4,10 @@
     python capsulenet-multi-gpu.py --gpus 2 --device cpu  try it without any
 
 Every flag of `capsulenet.py` works the same. `--batch_size` is the whole
-batch, of which each GPU takes its part; its default is 100 for each GPU. A
-last batch that the GPUs do not divide is filled up with blank pictures that
-weigh nothing, so that two GPUs train like one and no picture is left out.
+batch, of which each GPU takes its part; its default is 100 for each GPU, and
+for a small set a hundredth of its training pictures, at least 10. A last batch
+that the GPUs do not divide is filled up with blank pictures that weigh nothing,
+so that two GPUs train like one and no picture is left out.
 """
 
 import sys

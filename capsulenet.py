@@ -60,6 +60,8 @@ SMALLEST_BASELINE = 13
 NOISE = np.linspace(-0.25, 0.25, 11)
 # Pictures that are drawn at most.
 SHOWN = 50
+# Batches are smaller where an epoch would have fewer steps, but not below.
+STEPS, SMALLEST_BATCH = 100, 10
 
 
 @keras.saving.register_keras_serializable(package="capsnet")
@@ -458,6 +460,19 @@ def reconstruction_weight(lam_recon, input_shape, n_class):
     if lam_recon == "authors":
         return RECONSTRUCTION * math.prod(input_shape) * 2 * n_class
     return lam_recon
+
+
+def choose_batch_size(most, pictures, replicas=1):
+    """A hundredth of the training pictures, within bounds.
+
+    An epoch of a few large steps learns next to nothing.
+
+    Args:
+        most: Integer, the batch of the recipe.
+        pictures: Integer, how many there are to train on.
+        replicas: Integer, by how many devices a batch is divided.
+    """
+    return min(most, replicas * max(SMALLEST_BATCH, pictures // STEPS))
 
 
 def balanced_weights(labels, n_class):
@@ -1059,7 +1074,24 @@ def size_flags(args, input_shape, n_class):
     }
 
 
-def show_plan(args, data, replicas):
+def batch_size_of(args, pictures, replicas, resumed):
+    """The batch size that the flags lead to; a resumed run keeps its own."""
+    most = args.batch_size or options.DEFAULT_BATCH_SIZE * replicas
+    if resumed:
+        return resumed.get("batch_size", most)
+    if "batch_size" in args.given:
+        return most
+    chosen = choose_batch_size(most, pictures, replicas)
+    if chosen < most:
+        print(
+            f"Batches of {chosen}, not {most}, for {pictures} training "
+            f"pictures: {math.ceil(pictures / chosen)} steps an epoch "
+            "(--batch_size takes another number)"
+        )
+    return chosen
+
+
+def show_plan(args, data, batch_size, replicas):
     """Prints what will be built; refuses what the memory cannot hold."""
     if args.model == "baseline":
         return
@@ -1074,14 +1106,13 @@ def show_plan(args, data, replicas):
         "pictures": len(data.x_train) + len(data.x_test),
         "replicas": replicas,
     }
-    print(plan_of(shape).table(args.batch_size, **sizes), flush=True)
+    print(plan_of(shape).table(batch_size, **sizes), flush=True)
     available = utils.machine_memory() if runs_on_cpu() else None
-    utils.check_memory(plan_of, shape, args.batch_size, available, **sizes)
+    utils.check_memory(plan_of, shape, batch_size, available, **sizes)
 
 
 def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     """Trains as the flags say, and prints what came of it."""
-    args.batch_size = args.batch_size or options.DEFAULT_BATCH_SIZE * replicas
     data = datasets.load(args.dataset, seed=args.seed, **picture_flags(args))
     for note in data.notes:
         print(note)
@@ -1092,7 +1123,8 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
         )
     for flag, value in args.recipe_sets.items():
         print(f"Recipe {args.recipe} sets --{flag} {value}")
-    show_plan(args, data, replicas)
+    batch_size = batch_size_of(args, len(data.x_train), replicas, resumed)
+    show_plan(args, data, batch_size, replicas)
     with scope():
         models = build(args, data)
     train_model, eval_model, _ = models
@@ -1118,6 +1150,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
         "class_names": data.class_names,
         "input_shape": list(input_shape),
         "input_range": [0.0, 1.0],
+        "batch_size": batch_size,
         "lam_recon": lam_recon,
         "parameters": train_model.count_params(),
         "environment": utils.environment(),
@@ -1133,7 +1166,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
             data,
             args.save_dir,
             epochs=args.epochs,
-            batch_size=args.batch_size,
+            batch_size=batch_size,
             lr=args.lr,
             lr_decay=args.lr_decay,
             lr_decay_steps=args.lr_decay_steps,

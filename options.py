@@ -372,8 +372,11 @@ def build_parser(description, multi_gpu=False):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    batch_help = f"pictures of one step (default: {DEFAULT_BATCH_SIZE}"
-    batch_help += " for each GPU)" if multi_gpu else ")"
+    batch_help = (
+        f"pictures of one step (default: {DEFAULT_BATCH_SIZE}"
+        f"{' for each GPU' if multi_gpu else ''}; of a small set a hundredth "
+        "of the training pictures, at least 10)"
+    )
     add_data_options(parser)
     add_model_options(parser)
     add_training_options(parser, batch_help)
@@ -548,8 +551,11 @@ def restore_flags(parser, args):
         if name in FREE_ON_RESUME or not hasattr(args, name):
             continue
         if name in args.given and getattr(args, name) != value:
+            was = f"without --{name}"
+            if value is not None:
+                was = f"with --{name} {value}"
             parser.error(
-                f"--resume: the run was started with --{name} {value}, got "
+                f"--resume: the run was started {was}, got "
                 f"{getattr(args, name)}; leave the flag out, or start a new "
                 "run in another --save_dir"
             )

@@ -788,6 +788,69 @@ def test_debug_without_tensorboard_tells_how_to_install_it(
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    "most, pictures, replicas, expected",
+    (
+        (100, 60_000, 1, 100),
+        (128, 60_000, 1, 128),
+        (100, 10_000, 1, 100),
+        (100, 9_999, 1, 99),
+        (128, 1_000, 1, 10),
+        (100, 3, 1, 10),
+        (8, 3, 1, 8),
+        (800, 60_000, 8, 800),
+        (400, 1_500, 4, 60),
+    ),
+)
+def test_small_sets_have_small_batches(most, pictures, replicas, expected):
+    chosen = capsulenet.choose_batch_size(most, pictures, replicas)
+    assert chosen == expected
+
+
+@pytest.mark.parametrize("recipe, most", (("classic", 100), ("paper", 128)))
+def test_batches_of_a_small_set_are_printed_recorded_and_kept(
+    tmp_path, data, recipe, most
+):
+    argv = ["--recipe", recipe, "-r", 1, "--lam_recon", 0, "--epochs", 1]
+    run = command(tmp_path, "--dataset", data, *argv)
+    assert run.status == 0, run.err
+    line = f"Batches of 10, not {most}, for 40 training pictures: 4 steps an"
+    assert line in run.out
+    assert "on a CPU, in batches of 10\n" in run.out
+    record = run.record()
+    assert record["batch_size"] == 10
+    # As it was given: the flags tell what was asked for.
+    assert record["flags"]["batch_size"] == (128 if most == 128 else None)
+    state = checkpoints.read_state(tmp_path / "checkpoint")
+    run = command(tmp_path, "--resume", "--epochs", 2)
+    assert run.status == 0, run.err
+    assert run.record()["batch_size"] == 10 == state["batch_size"]
+    resumed = checkpoints.read_state(tmp_path / "checkpoint")
+    assert resumed["flags"]["batch_size"] == record["flags"]["batch_size"]
+
+
+def test_a_batch_size_that_is_given_holds(tmp_path, data):
+    argv = ["--batch_size", 100, "-r", 1, "--lam_recon", 0, "--epochs", 1]
+    run = command(tmp_path, "--dataset", data, *argv)
+    assert run.record()["batch_size"] == 100
+    assert "Batches of" not in run.out
+
+
+def test_run_of_before_that_recorded_no_batch_size_keeps_its_flag(
+    tmp_path, data
+):
+    argv = ["-r", 1, "--lam_recon", 0, "--epochs", 1]
+    run = command(tmp_path, "--dataset", data, "--batch_size", 30, *argv)
+    path = tmp_path / "checkpoint" / "state.json"
+    state = json.loads(path.read_text())
+    del state["batch_size"]
+    state["state_sha256"] = checkpoints.state_sha256(state)
+    path.write_text(json.dumps(state))
+    run = command(tmp_path, "--resume", "--epochs", 2)
+    assert run.status == 0, run.err
+    assert run.record()["batch_size"] == 30
+
+
 def test_loss_that_is_no_number_stops_the_run(tmp_path, data):
     run = train(tmp_path, data, "--epochs", 2, "--lam_recon", 0, "--lr", 1e30)
     message = message_of(run, status=1)

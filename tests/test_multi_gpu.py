@@ -80,6 +80,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     write_data(folder / "data.npz", 20, 53)
     argv = ["--dataset", str(folder / "data.npz"), "--epochs", "10"]
+    argv += ["--batch_size", "20"]
     one, two = folder / "one", folder / "two"
     assert capsulenet.main([*argv, "--save_dir", str(one)]) == 0
     done = run(*argv, "--save_dir", two, "--gpus", "2", "--device", "cpu")
@@ -117,12 +118,20 @@ def test_test_error_is_shown_after_every_epoch(runs):
 
 
 @tensorflow_only
-def test_default_batch_is_100_for_each_device(runs):
-    one, two, _ = runs
-    flags = json.loads((two / "run.json").read_text())["flags"]
-    assert (flags["gpus"], flags["batch_size"]) == (2, 200)
-    flags = json.loads((one / "run.json").read_text())["flags"]
-    assert flags["batch_size"] == 100
+def test_default_batch_grows_with_the_devices(tmp_path):
+    write_data(tmp_path / "data.npz", 60, 3)
+    argv = ["--dataset", tmp_path / "data.npz", "--epochs", 1, "-r", 1]
+    argv += ["--save_dir", tmp_path, "--gpus", 2, "--device", "cpu"]
+    done = run(*argv)
+    assert done.returncode == 0, done.stderr
+    assert "Batches of 20, not 200, for 60 training pictures" in done.stdout
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["flags"]["gpus"], record["batch_size"]) == (2, 20)
+    # A run that goes on with another number of devices keeps its batches.
+    argv = ["--resume", "--epochs", "2", "--save_dir", str(tmp_path)]
+    assert capsulenet.main(argv) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["batch_size"] == 20
 
 
 @pytest.mark.slow

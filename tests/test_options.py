@@ -267,6 +267,7 @@ def test_resume_lets_epochs_grow(capsys, started):
         (["-r", "3"], "--routings 2, got 3"),
         (["--batch_size", "50"], "--batch_size 40, got 50"),
         (["--seed", "8"], "--seed 7, got 8"),
+        (["--conv_kernel", "5"], "without --conv_kernel, got 5"),
         (["--recipe", "paper"], "--recipe classic, got paper"),
     ),
 )
