@@ -5,10 +5,12 @@ that a crash or a full disk leaves the previous one.
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import zipfile
 
@@ -24,6 +26,12 @@ except ImportError:  # Windows has no flock; there, runs are not locked.
 RECORD = "run.json"
 # A SavedModel's place for what its loaders leave alone.
 EXTRA = "assets.extra"
+# All that runs write; nothing else in a folder is theirs to remove.
+WRITTEN = (
+    "log.csv log.png run.json trained_model.keras epoch-*.weights.h5 "
+    "state.json test.json confusion.png mistakes.png real_and_recon.png "
+    "manipulate-*.png predictions.csv predictions.png"
+).split()
 CLASSIC_CONVOLUTIONS = ("conv1", "primarycap_conv2d")
 
 
@@ -99,6 +107,8 @@ def sha256(path):
 def locked(folder):
     """Holds `folder` for this process; released even by SIGKILL.
 
+    What a killed run left half written in it is removed.
+
     Raises:
         FileError: If another run holds it.
         WriteError: If it cannot be written to.
@@ -115,7 +125,20 @@ def locked(folder):
                     f"another run is writing to {folder!r}; wait for it, or "
                     "choose another --save_dir"
                 ) from None
+            remove_leftovers(folder)
+            remove_leftovers(os.path.join(folder, "checkpoint"))
         yield
+
+
+def remove_leftovers(folder):
+    """Removes the temporary files of `whole_file` that dead runs left."""
+    with contextlib.suppress(OSError):  # They do no harm where they stay.
+        for name in os.listdir(folder):
+            leftover = re.fullmatch(r"\.\d+-(.+)", name)
+            if leftover and any(
+                fnmatch.fnmatchcase(leftover[1], each) for each in WRITTEN
+            ):
+                os.remove(os.path.join(folder, name))
 
 
 def save_model(model, path, record):

@@ -29,6 +29,16 @@ with checkpoints.locked(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(60)
 """
+# Is killed in the middle of a file.
+WRITER = """
+import sys, time, types
+sys.modules["keras"] = sys.modules["h5py"] = types.ModuleType("unused")
+import checkpoints
+with checkpoints.whole_file(sys.argv[1]) as temporary:
+    open(temporary, "w").write("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
 
 
 def message_of(function, *args):
@@ -444,6 +454,52 @@ def test_killed_run_holds_its_folder_no_longer(tmp_path):
     assert holder.returncode == -signal.SIGKILL
     with checkpoints.locked(tmp_path):
         pass
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    kept = [tmp_path / ".7-notes.txt", tmp_path / "run.json"]
+    kept.append(checkpoint / "state.json")
+    for path in kept:
+        path.write_text("whole")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for path in (tmp_path / "run.json", checkpoint / "state.json")
+    ]
+    for writer in writers:
+        try:
+            assert writer.stdout.readline() == "writing\n"
+        finally:
+            writer.kill()
+            writer.communicate()
+    leftovers = [
+        tmp_path / f".{writers[0].pid}-run.json",
+        checkpoint / f".{writers[1].pid}-state.json",
+    ]
+    assert all(path.exists() for path in leftovers)
+    with checkpoints.locked(tmp_path):
+        assert not any(path.exists() for path in leftovers)
+    assert [path.read_text() for path in kept] == ["whole"] * 3
+
+
+def test_every_file_of_a_run_is_known_to_be_removed_half_written(tmp_path):
+    names = [
+        *("log.csv", "log.png", "run.json", "trained_model.keras"),
+        *("test.json", "confusion.png", "mistakes.png", "real_and_recon.png"),
+        *("manipulate-a-b.png", "predictions.csv", "predictions.png"),
+        *("epoch-0012.weights.h5", "state.json"),
+    ]
+    for name in names:
+        (tmp_path / f".12345-{name}").touch()
+        (tmp_path / name).touch()
+    with checkpoints.locked(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == sorted([".lock", *names])
 
 
 def test_zip_archive_that_is_no_model_is_refused(tmp_path):
