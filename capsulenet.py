@@ -778,6 +778,8 @@ def train(
         checkpoints.load_checkpoint(checkpoint, train_model, resumed)
         state = {**resumed, "flags": record.get("flags", {})}
         checkpoints.cut_log(log_path, state["epochs_done"])
+    else:
+        checkpoints.drop_checkpoint(checkpoint)
 
     def save(figures):
         checkpoints.save_model(eval_model, model_path, {**record, **figures})
@@ -1160,6 +1162,8 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
         f"{utils.cross(input_shape)}, {len(data.class_names)} classes; "
         f"{record['parameters']:,} weights"
     )
+    if not resumed:
+        tell_replaced(args.save_dir)
     with scope():
         _, record = train(
             models,
@@ -1195,6 +1199,20 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     if args.save_dir != "result":
         hint += f" --save_dir {args.save_dir}"
     print(hint)
+
+
+def tell_replaced(save_dir):
+    """Says which unfinished run a new one in its folder replaces."""
+    try:
+        state = checkpoints.read_state(os.path.join(save_dir, "checkpoint"))
+    except checkpoints.FileError:
+        return  # There is none that could have gone on.
+    done, epochs = state["epochs_done"], state.get("flags", {}).get("epochs", 0)
+    if done < epochs:
+        print(
+            f"Replacing the unfinished run in {save_dir} ({done} of {epochs} "
+            "epochs done), with which --resume would have gone on"
+        )
 
 
 def picture_flags(args, recorded=None):

@@ -467,6 +467,17 @@ def read_state(folder):
     return state
 
 
+def drop_checkpoint(folder):
+    """Removes the state of a checkpoint that a new run replaces.
+
+    What the new run writes first, its log and weights, would otherwise
+    stand beside the state of the old one, should it be killed.
+    """
+    path = os.path.join(folder, "state.json")
+    with writing(path), contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
 def cut_log(path, epochs_done):
     """Removes rows of a `log.csv` beyond the checkpoint's epoch.
 

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -579,6 +580,79 @@ def test_interruption_tells_how_to_go_on(interrupted):
     assert log["epoch"].tolist() == [0, 1, 2]
     state = checkpoints.read_state(run.folder / "checkpoint")
     assert state["epochs_done"] == 2
+
+
+@pytest.fixture
+def unfinished(tmp_path, trained):
+    """A copy of `trained`'s folder, as if it were to have nine epochs."""
+    folder = tmp_path / "unfinished"
+    shutil.copytree(trained.folder, folder)
+    path = folder / "checkpoint" / "state.json"
+    state = json.loads(path.read_text())
+    state["flags"]["epochs"] = 9
+    state["state_sha256"] = checkpoints.state_sha256(state)
+    path.write_text(json.dumps(state))
+    return folder
+
+
+def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "owner, name",
+    (
+        # Before the first of the old run's files is opened, at the first row
+        # of the log, and between the first weights and their state.
+        (capsulenet.Log, "on_train_begin"),
+        (checkpoints, "save_checkpoint"),
+        (checkpoints, "state_sha256"),
+    ),
+)
+def test_new_run_that_is_stopped_leaves_no_mixture(
+    unfinished, data, monkeypatch, owner, name
+):
+    state = unfinished / "checkpoint" / "state.json"
+    old = (unfinished / "log.csv").read_bytes()
+    sha256 = checkpoints.state_sha256
+
+    def stop_new(content):
+        if content["epochs_done"] == 1:
+            raise KeyboardInterrupt
+        return sha256(content)
+
+    patched = stop_new if name == "state_sha256" else stop
+    monkeypatch.setattr(owner, name, patched)
+    run = train(unfinished, data, "--epochs", 2, "-r", 1, "--lam_recon", 0)
+    assert message_of(run, status=130).endswith("interrupted\n")
+    assert (
+        f"Replacing the unfinished run in {unfinished} (4 of 9 epochs done), "
+        "with which --resume would have gone on\n"
+    ) in run.out
+    assert not state.exists()
+    log = (unfinished / "log.csv").read_bytes()
+    assert (log == old) == (name == "on_train_begin")
+    monkeypatch.undo()
+    message = message_of(command(unfinished, "--resume"))
+    assert "found no checkpoint" in message
+
+
+def test_new_run_that_cannot_start_leaves_the_old_one(unfinished, data):
+    before = contents(unfinished)
+    run = train(unfinished, data, "--conv_kernel", 99)
+    assert "expected a conv_kernel" in message_of(run)
+    assert "Replacing" not in run.out
+    assert contents(unfinished) == before
+
+
+def test_new_run_after_a_finished_one_needs_no_notice(
+    tmp_path, data, trained, monkeypatch
+):
+    shutil.copytree(trained.folder, tmp_path / "run")
+    monkeypatch.setattr(capsulenet.Log, "on_train_begin", stop)
+    run = train(tmp_path / "run", data, "--epochs", 2, "-r", 1)
+    assert run.status == 130 and "Replacing" not in run.out
+    assert not (tmp_path / "run" / "checkpoint" / "state.json").exists()
 
 
 def test_same_seed_gives_the_same_log(trained, interrupted):
