@@ -1157,11 +1157,17 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
         "parameters": train_model.count_params(),
         "environment": utils.environment(),
     }
-    print(
-        f"Training on {len(data.x_train)} pictures of "
-        f"{utils.cross(input_shape)}, {len(data.class_names)} classes; "
-        f"{record['parameters']:,} weights"
-    )
+    if resumed and resumed["epochs_done"] >= args.epochs:
+        print(
+            f"The run is finished: {resumed['epochs_done']} of {args.epochs} "
+            "epochs; a larger --epochs goes on"
+        )
+    else:
+        print(
+            f"Training on {len(data.x_train)} pictures of "
+            f"{utils.cross(input_shape)}, {len(data.class_names)} classes; "
+            f"{record['parameters']:,} weights"
+        )
     if not resumed:
         tell_replaced(args.save_dir)
     with scope():

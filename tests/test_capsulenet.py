@@ -676,6 +676,19 @@ def test_resumed_run_is_the_uninterrupted_one(trained, resumed):
     assert record == expected
 
 
+def test_resuming_a_finished_run_says_that_it_is_finished(resumed):
+    before = contents(resumed.folder / "checkpoint")
+    (resumed.folder / "run.json").unlink()  # As if killed just before it.
+    run = command(resumed.folder, "--resume")
+    assert run.status == 0, run.err
+    lines = run.out.splitlines()
+    expected = "The run is finished: 4 of 4 epochs; a larger --epochs goes on"
+    assert expected in lines
+    assert "Training on" not in run.out and "Epoch" not in run.out
+    assert run.record()["epoch"] == 4
+    assert contents(resumed.folder / "checkpoint") == before
+
+
 def test_finished_run_goes_on_to_more_epochs(resumed, monkeypatch):
     before = resumed.log()
     hashed = []
