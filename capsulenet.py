@@ -860,12 +860,21 @@ def test(eval_models, data, save_dir):
         utils.draw_confusion(confusion, data.class_names, temporary)
     draw_mistakes(eval_model, data, lengths, save_dir)
     if "decoder" in eval_model.output:
-        shown = data.x_test[:SHOWN]
+        shown = data.x_test[spread(len(data.x_test))]
         reconstructions = predict(eval_model, shown)["decoder"]
         path = os.path.join(save_dir, "real_and_recon.png")
         with checkpoints.whole_file(path) as temporary:
             utils.draw_reconstructions(shown / 255, reconstructions, temporary)
     return figures
+
+
+def spread(count, most=SHOWN):
+    """At most `most` of `count` indices, evenly from the first on.
+
+    Folders of pictures are sorted by class, and other sets may be.
+    """
+    shown = min(count, most)
+    return np.arange(shown) * count // shown
 
 
 def test_figures(confusion, class_names):

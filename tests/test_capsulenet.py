@@ -1051,8 +1051,19 @@ def test_other_data_set_than_the_recorded_one_can_be_tested(tmp_path, trained):
     assert json.loads((tmp_path / "test.json").read_text())["pictures"] == 9
 
 
+@pytest.mark.parametrize("count", (1, 3, 49, 50, 51, 200, 10_000))
+def test_shown_pictures_are_spread_over_the_test_set(count):
+    shown = capsulenet.spread(count)
+    assert len(shown) == min(count, 50) and shown[0] == 0
+    steps = np.diff([*shown, count])
+    assert steps.min() >= 1 and np.ptp(steps) <= 1
+    if count == 200:
+        # Of ten classes, one after the other, five of each.
+        assert np.bincount(shown // 20).tolist() == [5] * 10
+
+
 @pytest.mark.parametrize("channels", (1, 3))
-def test_first_50_pictures_are_drawn_in_their_colours(
+def test_50_pictures_are_drawn_in_their_colours(
     tmp_path, monkeypatch, channels
 ):
     shape = (17, 17, channels)
@@ -1071,8 +1082,9 @@ def test_first_50_pictures_are_drawn_in_their_colours(
     figures = capsulenet.test([model], data, tmp_path)
     assert figures["pictures"] == 60
     real, made = drawn
-    np.testing.assert_allclose(real, x[:50] / 255)
-    images = x[:50].astype("float32") / 255
+    shown = x[[int(number * 1.2) for number in range(50)]]
+    np.testing.assert_allclose(real, shown / 255)
+    images = shown.astype("float32") / 255
     expected = model.predict(images, verbose=0)["decoder"]
     np.testing.assert_allclose(made, expected, atol=1e-5)
     with Image.open(tmp_path / "real_and_recon.png") as picture:
