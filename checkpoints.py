@@ -32,6 +32,9 @@ WRITTEN = (
     "state.json test.json confusion.png mistakes.png real_and_recon.png "
     "manipulate-*.png predictions.csv predictions.png"
 ).split()
+# Keras stores weights as they are; packed again they shrink by a tenth. What
+# claims more than this times its file's size is no model.
+MOST_EXPANSION = 10
 CLASSIC_CONVOLUTIONS = ("conv1", "primarycap_conv2d")
 
 
@@ -174,11 +177,19 @@ def load_model(path):
     advice = "expected a model that capsulenet.py saved"
     try:
         with zipfile.ZipFile(path) as archive:
+            # Keras and we read whole members; `testzip`, in small parts,
+            # finds those that inflate to more than they claim.
+            claimed = sum(member.file_size for member in archive.infolist())
+            if claimed > MOST_EXPANSION * os.path.getsize(path):
+                raise FileError(
+                    f"{path!r} would inflate to {claimed:,} bytes, more than "
+                    f"{MOST_EXPANSION} times its size; {advice}"
+                )
             damaged = archive.testzip()
+            if damaged is not None:
+                raise FileError(f"{path!r} is damaged ({damaged}); {advice}")
             names = archive.namelist()
             record = json.loads(archive.read(RECORD)) if RECORD in names else {}
-        if damaged is not None:
-            raise FileError(f"{path!r} is damaged ({damaged}); {advice}")
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except FileError:
         raise
@@ -354,7 +365,7 @@ def load_classic_weights(file, model, path):
             if name.startswith(prefix) and name.endswith(suffix)
         ]
         # Dense layers are numbered from nothing or from 1, by version.
-        return [np.asarray(arrays[name]) for name in sorted(found, key=natural)]
+        return [arrays[name] for name in sorted(found, key=natural)]
 
     conv1, primary = CLASSIC_CONVOLUTIONS
     layers = {layer.name: layer for layer in model.layers}
@@ -379,8 +390,9 @@ def load_classic_weights(file, model, path):
                 f"{path!r} does not fit: expected {weight.path} of shape "
                 f"{tuple(weight.shape)}, got {received}"
             )
+    # Read only now: a file may claim shapes that no memory can hold.
     for weight, found in targets:
-        weight.assign(found[0])
+        weight.assign(np.asarray(found[0]))
 
 
 def natural(name):

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from checkpoints import FileError
 ROOT = Path(__file__).parents[1]
 SHAPE, N_CLASS = (17, 17, 1), 3
 MNIST = (28, 28, 1)
+# Zeros, which deflate into a thousandth.
+BOMB = 123_456_789
 # Holds a folder until it is killed. What is not used is not imported.
 HOLDER = """
 import sys, time, types
@@ -214,6 +218,53 @@ def test_cut_off_model_is_refused(tmp_path):
     assert "model.keras" in message_of(checkpoints.load_model, str(path))
 
 
+@pytest.mark.parametrize("claimed", (BOMB, 1000))
+@pytest.mark.parametrize(
+    "bomb", ("run.json", "config.json", "model.weights.h5")
+)
+def test_model_that_would_inflate_is_refused_before_it_does(
+    tmp_path, bomb, claimed
+):
+    path = tmp_path / "model.keras"
+    checkpoints.save_model(dense_model()[0], path, {"flags": {}})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[bomb] = bytes(BOMB)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert path.stat().st_size < 2**20
+    # A member may also claim less than it holds.
+    sizes = [struct.pack("<L", size) for size in (BOMB, claimed)]
+    content = path.read_bytes()
+    assert content.count(sizes[0]) == 2
+    path.write_bytes(content.replace(*sizes))
+    del members, content
+    tracemalloc.start()
+    try:
+        message = message_of(checkpoints.load_model, str(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert ("would inflate to 123," in message) == (claimed == BOMB)
+    assert "expected a model that capsulenet.py saved" in message
+    assert peak < 2**23
+
+
+def test_model_that_was_packed_again_is_loaded(tmp_path, trained):
+    path, packed = tmp_path / "model.keras", tmp_path / "packed.keras"
+    checkpoints.save_model(trained, path, {"flags": {"seed": 3}})
+    with (
+        zipfile.ZipFile(path) as archive,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as again,
+    ):
+        for name in archive.namelist():
+            again.writestr(name, archive.read(name))
+    model, record = checkpoints.load_model(str(packed))
+    assert record == {"flags": {"seed": 3}}
+    assert same(weights_of(model), weights_of(trained))
+
+
 def test_text_that_is_named_like_a_model_is_refused(tmp_path):
     path = tmp_path / "model.keras"
     path.write_text("no model")
@@ -332,6 +383,19 @@ def test_classic_weights_of_another_shape_say_what_differs(tmp_path, trained):
     message = message_of(checkpoints.load_weights, trained, path)
     assert "digitcaps/kernel" in message and "got nothing" in message
     assert same(weights_of(model), before)
+
+
+def test_classic_weights_that_claim_terabytes_are_refused(tmp_path, trained):
+    path = str(tmp_path / "classic.h5")
+    write_classic(path, trained, first_dense=1)
+    with h5py.File(path, "a") as file:
+        group = file["digitcaps"]["digitcaps"]
+        del group["W:0"]
+        # Chunks that are written nowhere: the file is small.
+        group.create_dataset("W:0", (10**4, 10**8), "float32", chunks=(9, 9))
+    message = message_of(checkpoints.load_weights, trained, path)
+    assert "digitcaps/kernel" in message
+    assert "got (10000, 100000000)" in message
 
 
 def test_checkpoint_brings_weights_and_optimizer_back(saved):
