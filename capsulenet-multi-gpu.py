@@ -61,8 +61,9 @@ def make_strategy(gpus, device):
         found = len(tf.config.list_physical_devices("GPU"))
         count = gpus or found
         if found < count or found == 0:
+            asked = capsulenet.datasets.counted(gpus or "all", "GPU")
             raise DeviceError(
-                f"--gpus asks for {gpus or 'all'} GPUs, and TensorFlow sees "
+                f"--gpus asks for {asked}, and TensorFlow sees "
                 f"{found}; ask for fewer, or try --device cpu"
             )
         names = [f"GPU:{number}" for number in range(count)]
@@ -78,7 +79,8 @@ def main(argv=None):
         return capsulenet.fail(str(error), 2)
     replicas = strategy.num_replicas_in_sync
     if options.is_training(args):
-        print(f"Training on {replicas} devices")
+        devices = capsulenet.datasets.counted(replicas, "device")
+        print(f"Training on {devices}")
     return capsulenet.run(args, strategy.scope, replicas)
 
 

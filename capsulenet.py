@@ -144,9 +144,9 @@ def choose_geometry(height, width):
     if min(height, width) < SMALLEST_SIDE:
         raise utils.PlanError(
             f"expected pictures of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} "
-            f"pixels, received {height}x{width}: enlarge them with "
-            "--image_size, or set all of --conv_kernel, --conv_strides, "
-            "--primary_kernel and --primary_strides"
+            f"pixels (height x width), received {height}x{width}: enlarge "
+            "them with --image_size, or set all of --conv_kernel, "
+            "--conv_strides, --primary_kernel and --primary_strides"
         )
     sides = []
     for size in (height, width):
@@ -198,8 +198,8 @@ def map_sizes(geometry, picture):
             if name == "primary":
                 advice += ", --conv_kernel or --conv_strides"
             raise utils.PlanError(
-                f"expected a {name}_kernel within the {what} of "
-                f"{utils.cross(size)}, received {utils.cross(kernel)}: "
+                f"expected a {name}_kernel (height x width) within the {what} "
+                f"of {utils.cross(size)}, received {utils.cross(kernel)}: "
                 f"{advice}"
             )
         sizes.append(
@@ -973,11 +973,14 @@ def predict_files(models, files, class_names, skip_unreadable=False):
             lengths = sum(predict(model, x) for model in capsules)
             rows += utils.make_rows(names, lengths / len(models), class_names)
     if unreadable and not (skip_unreadable and rows):
-        raise datasets.unreadable_error("", unreadable, len(files))
+        raise datasets.unreadable_error(
+            "", unreadable, len(files), skip_unreadable
+        )
     notes = []
     if resized:
-        size = utils.cross(input_shape[:2])
-        notes.append(f"Resized to {size}: {resized} of {len(rows)} pictures")
+        size = f"{utils.cross(input_shape[:2])} (height x width)"
+        total = datasets.counted(len(rows), "picture")
+        notes.append(f"Resized to {size}: {resized} of {total}")
     if unreadable:
         left_out = f"{len(unreadable)} ({datasets.listed(unreadable)})"
         notes.append(f"Left out, cannot be read: {left_out}")
@@ -1059,9 +1062,9 @@ def build(args, data):
         if min(input_shape[:2]) < SMALLEST_BASELINE:
             raise datasets.DatasetError(
                 f"expected pictures of at least {SMALLEST_BASELINE}x"
-                f"{SMALLEST_BASELINE} pixels for --model baseline, received "
-                f"{utils.cross(input_shape[:2])} in {data.name!r}: enlarge "
-                "them with --image_size"
+                f"{SMALLEST_BASELINE} pixels (height x width) for --model "
+                f"baseline, received {utils.cross(input_shape[:2])} in "
+                f"{data.name!r}: enlarge them with --image_size"
             )
         return Baseline(input_shape, n_class, args.conv)
     return CapsNet(
@@ -1095,9 +1098,10 @@ def batch_size_of(args, pictures, replicas, resumed):
     chosen = choose_batch_size(most, pictures, replicas)
     if chosen < most:
         print(
-            f"Batches of {chosen}, not {most}, for {pictures} training "
-            f"pictures: {math.ceil(pictures / chosen)} steps an epoch "
-            "(--batch_size takes another number)"
+            f"Batches of {chosen}, not {most}, for "
+            f"{datasets.counted(pictures, 'training picture')}: "
+            f"{datasets.counted(math.ceil(pictures / chosen), 'step')} an "
+            "epoch (--batch_size takes another number)"
         )
     return chosen
 
@@ -1168,12 +1172,13 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     }
     if resumed and resumed["epochs_done"] >= args.epochs:
         print(
-            f"The run is finished: {resumed['epochs_done']} of {args.epochs} "
-            "epochs; a larger --epochs goes on"
+            f"The run is finished: {resumed['epochs_done']} of "
+            f"{datasets.counted(args.epochs, 'epoch')}; a larger --epochs "
+            "goes on"
         )
     else:
         print(
-            f"Training on {len(data.x_train)} pictures of "
+            f"Training on {datasets.counted(len(data.x_train), 'picture')} of "
             f"{utils.cross(input_shape)}, {len(data.class_names)} classes; "
             f"{record['parameters']:,} weights"
         )
@@ -1225,8 +1230,9 @@ def tell_replaced(save_dir):
     done, epochs = state["epochs_done"], state.get("flags", {}).get("epochs", 0)
     if done < epochs:
         print(
-            f"Replacing the unfinished run in {save_dir} ({done} of {epochs} "
-            "epochs done), with which --resume would have gone on"
+            f"Replacing the unfinished run in {save_dir} ({done} of "
+            f"{datasets.counted(epochs, 'epoch')} done), with which --resume "
+            "would have gone on"
         )
 
 

@@ -224,9 +224,12 @@ def check_model(model, path, input_shape, n_class):
     """Raises FileError unless a loaded model fits the data."""
     expected = signature(model, path)
     if expected != (tuple(input_shape), n_class):
+        theirs, ours = (
+            "x".join(map(str, s)) for s in (expected[0], input_shape)
+        )
         raise FileError(
-            f"{path!r} was trained on pictures of {expected[0]} and "
-            f"{expected[1]} classes, got {tuple(input_shape)} and {n_class}; "
+            f"{path!r} was trained on pictures of {theirs} (height x width x "
+            f"channels) and {expected[1]} classes, got {ours} and {n_class}; "
             "choose another --dataset"
         )
 
@@ -502,9 +505,9 @@ def cut_log(path, epochs_done):
         lines = file.read().splitlines(keepends=True)
     if len(lines) < epochs_done + 1:
         raise FileError(
-            f"{path!r} has {len(lines) - 1} rows, the checkpoint "
-            f"{epochs_done} epochs; restore the file, or start again without "
-            "--resume"
+            f"expected rows of epochs 1 to {epochs_done} in {path!r}, got "
+            f"{len(lines) - 1} of them; restore the file, or start again "
+            "without --resume"
         )
     with whole_file(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:

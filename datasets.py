@@ -168,6 +168,11 @@ def load(
     )
 
 
+def counted(count, noun):
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def hold_out(dataset, fraction, seed):
     """Takes a part of the training pictures away for validation.
 
@@ -194,8 +199,8 @@ def hold_out(dataset, fraction, seed):
     if not 1 <= count <= len(y) - len(first):
         raise DatasetError(
             f"expected --val_fraction to hold out 1 to {len(y) - len(first)} "
-            f"of {len(y)} training pictures, received {fraction}, which is "
-            f"{count}: choose another fraction"
+            f"of {counted(len(y), 'training picture')}, received {fraction}, "
+            f"which is {count}: choose another fraction"
         )
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
     remaining = dataclasses.replace(
@@ -416,12 +421,14 @@ def read_pictures(files, input_shape):
     return pictures, unreadable, resized
 
 
-def unreadable_error(where, unreadable, total):
+def unreadable_error(where, unreadable, total, skip_unreadable):
     """A `DatasetError` that names the pictures that cannot be read."""
+    advice = "replace them"
+    if not skip_unreadable:
+        advice += ", or leave them out with --skip_unreadable"
     return DatasetError(
         f"expected pictures{where}, received {len(unreadable)} of {total} "
-        f"that cannot be read ({listed(unreadable)}): replace them, or leave "
-        "them out with --skip_unreadable"
+        f"that cannot be read ({listed(unreadable)}): {advice}"
     )
 
 
@@ -600,7 +607,8 @@ def _check_parts(name, train, test):
         labels.append(y.reshape(-1))
     if pictures[0].shape[1:] != pictures[1].shape[1:]:
         raise DatasetError(
-            "expected training and test pictures of one shape, received "
+            "expected training and test pictures of one shape, "
+            "(height, width, channels), received "
             f"{pictures[0].shape[1:]} and {pictures[1].shape[1:]} in {name!r}: "
             "store them in one shape"
         )
@@ -672,8 +680,9 @@ def _load_keras(name):
         return getattr(keras.datasets, name).load_data()
     # Keras raises a plain Exception when a download fails.
     except Exception as error:
+        cause = str(error).strip() or type(error).__name__
         raise DatasetError(
-            f"expected to download {name}, received {type(error).__name__}: "
+            f"expected to download {name}, received {cause!r}: "
             "without a network use --dataset digits, or --dataset PATH with "
             "an .npz file or a folder of the idx files"
         ) from None
@@ -866,7 +875,7 @@ def _count_classes(folder, y, is_test, class_names):
                 "some, or remove the class"
             )
         each = ", ".join(map("{} {}".format, class_names, counts))
-        notes.append(f"{chosen.sum()} {part} pictures: {each}")
+        notes.append(f"{counted(chosen.sum(), f'{part} picture')}: {each}")
     return notes
 
 
@@ -883,8 +892,8 @@ def _read_folder(folder, paths, image_size, channels, skip_unreadable):
         first_path, first = next(iter(pictures.items()))
         if pixels.shape[:2] != first.shape[:2]:
             raise DatasetError(
-                "expected pictures of one size, received {} of {}x{} and {} "
-                "of {}x{}: add --image_size H W".format(
+                "expected pictures of one size (height x width), received {} "
+                "of {}x{} and {} of {}x{}: add --image_size H W".format(
                     first_path, *first.shape[:2], path, *pixels.shape[:2]
                 )
             )
@@ -892,9 +901,9 @@ def _read_folder(folder, paths, image_size, channels, skip_unreadable):
         return pictures, []
     if not (skip_unreadable and pictures):
         where = f" in {str(folder)!r}"
-        raise unreadable_error(where, unreadable, len(paths))
-    left_out = f"{len(unreadable)} pictures left out: {listed(unreadable)}"
-    return pictures, [left_out]
+        raise unreadable_error(where, unreadable, len(paths), skip_unreadable)
+    left_out = counted(len(unreadable), "picture")
+    return pictures, [f"{left_out} left out: {listed(unreadable)}"]
 
 
 def _stack(pictures):

@@ -427,7 +427,7 @@ class Plan:
             for kernel, strides in zip(self.kernels, self.strides)
         )
         rows = {
-            "picture": cross(self.input_shape),
+            "picture": f"{cross(self.input_shape)} (height x width x channels)",
             "feature map": f"{cross(self.feature_map)}, conv1 {conv}",
             "primary grid": f"{cross(self.grid)}, primarycap {primary}",
             "primary capsules": "{:,} of {} dimensions".format(*self.primary),

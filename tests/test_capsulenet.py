@@ -1251,8 +1251,8 @@ def test_missing_and_foreign_models_are_refused(tmp_path, data):
 @pytest.mark.parametrize(
     "kwargs, received",
     (
-        ({"shape": (20, 20, 1)}, "(20, 20, 1) and 3"),
-        ({"n_class": 4}, "(17, 17, 1) and 4"),
+        ({"shape": (20, 20, 1)}, "20x20x1 and 3"),
+        ({"n_class": 4}, "17x17x1 and 4"),
     ),
 )
 def test_data_of_another_shape_or_kind_are_refused(

@@ -290,7 +290,7 @@ def test_model_of_another_kind_is_refused():
 
 @pytest.mark.parametrize(
     "shape, n_class, received",
-    (((18, 17, 1), 3, "(18, 17, 1) and 3"), (SHAPE, 4, "(17, 17, 1) and 4")),
+    (((18, 17, 1), 3, "18x17x1 and 3"), (SHAPE, 4, "17x17x1 and 4")),
 )
 def test_model_for_other_pictures_or_classes_is_refused(
     trained, shape, n_class, received
@@ -299,7 +299,8 @@ def test_model_for_other_pictures_or_classes_is_refused(
     message = message_of(
         checkpoints.check_model, trained, "a.keras", shape, n_class
     )
-    assert "(17, 17, 1) and 3 classes" in message and received in message
+    expected = "17x17x1 (height x width x channels) and 3 classes"
+    assert expected in message and f"got {received}" in message
 
 
 @pytest.mark.parametrize("suffix", (".keras", ".weights.h5"))
@@ -484,7 +485,7 @@ def test_log_with_too_few_rows_is_refused(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("epoch,loss\n0,0.5\n")
     message = message_of(checkpoints.cut_log, str(path), 2)
-    assert "1 rows" in message and "2 epochs" in message
+    assert "rows of epochs 1 to 2" in message and "got 1 of them" in message
     assert path.read_text() == "epoch,loss\n0,0.5\n"
 
 

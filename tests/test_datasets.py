@@ -426,6 +426,22 @@ def test_a_failing_download_names_the_ways_on(monkeypatch):
     monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
     message = message_of(load, "mnist")
     assert "--dataset digits" in message and ".npz" in message
+    # The cause, not what the exception is called.
+    assert "URL fetch failure on https://" in message and "no route" in message
+    assert "received Exception" not in message
+
+
+def test_a_failing_download_without_a_message_names_the_exception(monkeypatch):
+    def fail():
+        raise TimeoutError
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
+    assert "received 'TimeoutError'" in message_of(load, "mnist")
+
+
+def test_one_is_singular():
+    counts = [datasets.counted(count, "picture") for count in (0, 1, 2, "all")]
+    assert counts == ["0 pictures", "1 picture", "2 pictures", "all pictures"]
 
 
 @pytest.mark.parametrize("name", ["emnist", "nowhere/at/all", "", "a\nb"])
@@ -912,6 +928,7 @@ def test_pictures_of_two_sizes_need_an_image_size(tmp_path):
         tmp_path / "train" / "b" / "9.png", random_pictures(1, (4, 7, 3))[0]
     )
     message = message_of(load, tmp_path)
+    assert "(height x width)" in message
     assert "6x5" in message and "4x7" in message
     assert "--image_size H W" in message
     dataset = load(tmp_path, image_size=(8, 3))
@@ -931,6 +948,10 @@ def test_unreadable_pictures_are_named_all_at_once(tmp_path):
     dataset = load(tmp_path, skip_unreadable=True)
     assert dataset.y_train.tolist() == [0, 0, 1, 1, 1]
     assert "12 pictures left out" in dataset.notes[0]
+    for index in range(11):
+        (tmp_path / "train" / "a" / f"bad{index:02}.png").unlink()
+    dataset = load(tmp_path, skip_unreadable=True)
+    assert dataset.notes[0] == "1 picture left out: train/a/bad11.png"
 
 
 def test_a_file_name_with_a_line_break_leaves_the_error_one_line(tmp_path):
@@ -945,6 +966,7 @@ def test_a_folder_of_nothing_readable_is_refused(tmp_path):
         (tmp_path / name / "0.png").write_bytes(b"broken")
     message = message_of(load, tmp_path, skip_unreadable=True)
     assert "2 of 2 that cannot be read" in message
+    assert message.endswith(": replace them")
 
 
 def folder_of(tmp_path, *pictures):

@@ -347,7 +347,8 @@ def test_a_folder_of_pictures_from_the_flags_to_the_test(tmp_path, capsys):
     assert "12 training pictures: cat 9, dog 3\n" in out
     assert "12 test pictures: cat 9, dog 3\n" in out
     assert "Class weights: cat 0.667, dog 2\n" in out
-    assert "12x14x3" in out.split("Epoch")[0]
+    size = "picture           12x14x3 (height x width x channels)\n"
+    assert size in out.split("Epoch")[0]
     assert "primary capsules" in out and "memory" in out
     model_path = str(tmp_path / "run" / "trained_model.keras")
     model, record = checkpoints.load_model(model_path)

@@ -365,7 +365,10 @@ def test_pictures_of_other_sizes_are_resized_and_counted(
     assert [row[1:] for row in table_of(out)] == list(
         map(expected_row, trained.lengths(resized))
     )
-    assert out.splitlines()[-1] == "Resized to 17x17: 3 of 4 pictures"
+    size = "17x17 (height x width)"
+    assert out.splitlines()[-1] == f"Resized to {size}: 3 of 4 pictures"
+    status, out, _ = run("--predict", files[1], "-w", trained.path)
+    assert out.splitlines()[-1] == f"Resized to {size}: 1 of 1 picture"
 
 
 def test_all_unreadable_files_are_named_and_nothing_is_predicted(
@@ -395,6 +398,7 @@ def test_all_unreadable_files_are_named_and_nothing_is_predicted(
         "--predict", cut, empty, "-w", trained.path, "--skip_unreadable"
     )
     assert (status, out) == (2, "") and "2 of 2" in err
+    assert err.endswith(": replace them\n") and "--skip_unreadable" not in err
 
 
 def test_csv_and_picture_are_written_where_save_dir_says(
