@@ -125,11 +125,16 @@ def draw_pairs(images, reconstructions, titles, path):
         titles: List of `n` strings.
         path: Picture file to write.
     """
-    columns = min(5 if reconstructions is not None else 8, len(images))
+    columns = min(5 if reconstructions is not None else 6, len(images))
     rows = math.ceil(len(images) / columns)
-    width = 2.0 if reconstructions is not None else 1.25
+    width = 2.4 if reconstructions is not None else 2.0  # Inches.
     side = width if reconstructions is None else width / 2
-    height = side * images.shape[1] / images.shape[2] + 0.3
+    titles = [
+        textwrap.fill(title, round(11 * width), max_lines=2, placeholder="…")
+        for title in titles
+    ]
+    lines = 1 + max(title.count("\n") for title in titles)
+    height = side * images.shape[1] / images.shape[2] + 0.2 * (lines + 1)
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -144,10 +149,7 @@ def draw_pairs(images, reconstructions, titles, path):
         if reconstructions is not None:
             pair = np.concatenate([pair, reconstructions[number][None]])
         show(axis, combine_images(pair, columns=len(pair)))
-        title = textwrap.fill(
-            title, round(15 * width), max_lines=2, placeholder="…"
-        )
-        axis.set_title(title, fontsize=7, parse_math=False)
+        axis.set_title(title, fontsize=10, parse_math=False)
     save_figure(figure, path)
 
 

@@ -214,3 +214,23 @@ def test_environment_names_versions_and_backend():
 def test_environment_leaves_out_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(utils, "from_packages", ("numpy", "no-such-package"))
     assert list(utils.environment()["versions"]) == ["numpy"]
+
+
+@pytest.mark.parametrize("made", (True, False))
+@pytest.mark.parametrize("n", (1, 13))
+def test_captions_are_large_and_cover_nothing(figures, n, made):
+    images = random_pictures(n, 8, 8)
+    titles = [f"{'Ankle boot ' * (k % 3)}-> automobile" for k in range(n)]
+    utils.draw_pairs(images, images if made else None, titles, "unused.png")
+    (figure,) = figures
+    figure.tight_layout()
+    figure.draw_without_rendering()
+    axes = figure.axes[:n]
+    captions = [axis.title.get_window_extent() for axis in axes]
+    for axis, caption, title in zip(axes, captions, titles):
+        assert axis.title.get_fontsize() >= 10
+        first = " ".join(title.split())
+        assert axis.get_title().replace("\n", " ")[:12] == first[:12]
+        others = [a.get_window_extent() for a in figure.axes]
+        others += [other for other in captions if other is not caption]
+        assert not any(caption.overlaps(other) for other in others)
