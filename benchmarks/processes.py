@@ -32,6 +32,7 @@ class Worker:
     """A running `worker.py`.
 
     Args:
+        backend: What Keras computes with; by default the caller's.
         **spec: What `worker.py` wants to know.
 
     Attributes:
@@ -39,8 +40,9 @@ class Worker:
             training step.
     """
 
-    def __init__(self, **spec):
+    def __init__(self, backend=None, **spec):
         self.spec = spec
+        chosen = {"KERAS_BACKEND": backend} if backend else {}
         self.errors = tempfile.TemporaryFile("w+", errors="replace")
         start = time.perf_counter()
         self.process = subprocess.Popen(
@@ -48,7 +50,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**ENVIRONMENT, **os.environ},
+            env={**ENVIRONMENT, **os.environ, **chosen},
             text=True,
         )
         try:

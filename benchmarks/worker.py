@@ -3,12 +3,14 @@
 `speed.py` and `growth.py` start it (`processes.Worker`); it is no command of
 its own. The only argument is a JSON object: `network` ("classic", "direct"
 or "ours"), `batch_size`, `size` (of a square picture), `n_class`,
-`routings`, `dtype_policy` and `jit_compile`. It builds the network, makes a
+`routings`, `dtype_policy`, `jit_compile` and, if it is not 1,
+`steps_per_execution`. It builds the network, makes a
 training step, and then answers one line of JSON to each line that it reads:
 
 | line read                          | what it does and answers              |
 | ---------------------------------- | ------------------------------------- |
 | `{"do": "train", "steps": 5}`      | seconds of a training step            |
+| `{"do": "fit", "steps": 50}`       | the same, by `fit`                    |
 | `{"do": "predict", "pictures": 9,` | pictures a second in `predict`        |
 | `"batch_size": 3}`                 |                                       |
 | `{"do": "memory"}`                 | peak memory of this process in bytes  |
@@ -16,10 +18,11 @@ training step, and then answers one line of JSON to each line that it reads:
 | `{"do": "work"}`                   | multiplications of a training step    |
 | `{"do": "facts"}`                  | weights of the network, environment   |
 
-Training calls `train_on_batch`: one call of the compiled function that `fit`
+"train" calls `train_on_batch`: one call of the compiled function that `fit`
 uses, on pictures that are in memory already, without `fit`'s threads for the
 next batch and its slow end, which would run into the turn of another worker.
 It returns the loss as a number, so the step is over when the clock is read.
+"fit" is for what only `fit` knows: several steps in one call.
 
 Our networks compute deterministically, as `capsulenet.py` makes them (but
 not with `jit_compile` on, which TensorFlow cannot have as well); the classic
@@ -103,7 +106,11 @@ def build(spec):
     train_model, eval_model, _ = models
     weight = capsulenet.reconstruction_weight("classic", shape, spec["n_class"])
     capsulenet.compile_model(
-        train_model, 0.001, weight, jit_compile=spec["jit_compile"]
+        train_model,
+        0.001,
+        weight,
+        jit_compile=spec["jit_compile"],
+        steps_per_execution=spec.get("steps_per_execution", 1),
     )
     if spec["jit_compile"] != "auto":
         eval_model.jit_compile = spec["jit_compile"] == "on"
@@ -196,6 +203,12 @@ class Bench:
         start = time.perf_counter()
         for _ in range(steps):
             self.train_model.train_on_batch(*self.batch)
+        return (time.perf_counter() - start) / steps
+
+    def fit(self, steps):
+        batches = batches_of(self.spec, steps * self.spec["batch_size"])
+        start = time.perf_counter()
+        self.train_model.fit(batches, verbose=0, shuffle=False)
         return (time.perf_counter() - start) / steps
 
     def predict(self, pictures, batch_size):

@@ -1,5 +1,7 @@
 """Tests of benchmarks/: that it measures what it says, not how fast it is."""
 
+import collections
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
 
 import growth  # noqa: E402
 import processes  # noqa: E402
+import settings  # noqa: E402
 import speed  # noqa: E402
 import worker  # noqa: E402
 from classic import ClassicCapsNet  # noqa: E402
@@ -138,7 +141,7 @@ def test_ratio_is_the_median_over_turns_not_the_ratio_of_medians():
     assert speed.ratios(record, "seconds_per_step", "ours", "classic") == []
 
 
-@pytest.mark.parametrize("script", ["speed.py", "growth.py"])
+@pytest.mark.parametrize("script", ["speed.py", "growth.py", "settings.py"])
 @pytest.mark.parametrize(
     "argv, status",
     [(["-h"], 0), (["--no_such_flag"], 2), (["--steps", "0"], 2)],
@@ -154,7 +157,8 @@ def test_command_line_answers_at_once(script, argv, status):
 def test_parents_do_not_import_keras():
     code = (
         f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); "
-        "import growth, speed; speed.parse_args([]); growth.parse_args([]); "
+        "import growth, settings, speed; growth.parse_args([]); "
+        "settings.parse_args([]); speed.parse_args([]); "
         "sys.exit('keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -264,13 +268,16 @@ def test_growth_measures_every_axis(tmp_path):
 
 
 def test_growth_keeps_the_points_that_were_measured(monkeypatch, tmp_path):
+    steps_seconds = itertools.chain([3.0], itertools.repeat(5.0))
+
     def measure_point(spec, steps):
         if spec["size"] == 64:
             return {**spec, "error": "out of memory"}
+        seconds = next(steps_seconds)
         return {
             **spec,
-            "seconds": [1.0] * steps,
-            "median_seconds": 1.0,
+            "seconds": [seconds] * steps,
+            "median_seconds": seconds,
             "peak_memory_bytes": None,
             "multiplications": {"written": 2 * 10**9, "done": 10**9},
             "environment": {
@@ -287,4 +294,77 @@ def test_growth_keeps_the_points_that_were_measured(monkeypatch, tmp_path):
     assert growth.main(["--out", str(tmp_path)]) == 0
     text = (tmp_path / "growth-jax.md").read_text()
     assert "| 64 " in text and "failed" in text
+    record = json.loads((tmp_path / "growth-jax.json").read_text())
+    batches = [p["median_seconds"] for p in record["axes"]["batch_size"]]
+    # The first pass was the fastest for the first point alone.
+    assert batches == [3.0] + [5.0] * (len(batches) - 1)
     assert os.path.getsize(tmp_path / "growth-jax.png") > 0
+
+
+def fake_setting(args, backend, changed):
+    """Each pass is faster than the one before; so is JAX, and bfloat16."""
+    fake_setting.passes[backend, str(changed)] += 1
+    speed = 10.0 * fake_setting.passes[backend, str(changed)]
+    speed *= 2 if backend == "jax" or "dtype_policy" in changed else 1
+    return {
+        "train_pictures_per_second": speed,
+        "predict_pictures_per_second": 100 / speed,
+        "peak_memory_bytes": None,
+        "environment": {
+            "processor": "p",
+            "cores": 1,
+            "system": "s",
+            "python": "3",
+            "backend": backend,
+            "versions": {backend: "1.0"},
+        },
+    }
+
+
+def test_settings_keep_the_fastest_pass(monkeypatch, tmp_path, capsys):
+    fake_setting.passes = collections.Counter()
+    monkeypatch.setattr(settings, "measure_setting", fake_setting)
+    monkeypatch.setattr(
+        settings.importlib.util,
+        "find_spec",
+        lambda name: None if name == "torch" else name,
+    )
+    argv = ["--passes", "2", "--out", str(tmp_path)]
+    assert settings.main(argv) == 0
+    text = (tmp_path / "settings.md").read_text()
+    assert "Not installed: torch" in text and "torch, " not in text
+    assert "tensorflow 1.0, jax 1.0." in text
+    cells = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[1:]
+        for line in text.splitlines()
+    }
+    # The second pass trains faster, the first one predicts faster.
+    assert [c.strip() for c in cells["tensorflow"][:4]] == [
+        "20.0",
+        "1.00",
+        "10.0",
+        "1.00",
+    ]
+    assert cells["jax, --conv direct"][0].strip() == "40.0"
+    assert cells["jax, --conv direct"][1].strip() == "2.00"
+    assert "tensorflow, --dtype_policy mixed_bfloat16" in cells
+    record = json.loads((tmp_path / "settings.json").read_text())
+    assert record["command"].endswith(" ".join(argv))
+
+
+def test_settings_without_any_backend(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
+    assert settings.main(["--backends", "torch", "--out", str(tmp_path)]) == 1
+    assert "not installed: torch" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_settings_change_what_the_worker_does(tmp_path):
+    args = settings.parse_args(["--quick"])
+    found = settings.measure_setting(
+        args, keras.backend.backend(), {"steps_per_execution": 5}
+    )
+    assert found["train_pictures_per_second"] > 0
+    assert found["predict_pictures_per_second"] > 0
+    assert found["environment"]["backend"] == keras.backend.backend()
