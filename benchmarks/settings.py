@@ -1,22 +1,23 @@
 """What precision, compilation and the backend of Keras do to the speed.
 
-    python benchmarks/settings.py               about six minutes on two cores
+    python benchmarks/settings.py               about ten minutes on two cores
     python benchmarks/settings.py --quick       a try, its figures mean nothing
     python benchmarks/settings.py --backends tensorflow
 
 The network of `capsulenet.py` (28x28x1, 10 classes, 3 routings, with decoder)
 with one setting changed at a time. Each is measured in a process of its own:
-`fit` over `--steps` steps twice, the first time to compile, then `predict`
-twice. All settings are measured `--passes` times, one pass after the other,
-and the fastest pass of a setting counts: whatever else the machine does in
-these minutes only ever adds to a time. A backend that is not installed is
-left out, and the table says so.
+after a warm-up `fit` over as many steps as last about `--seconds`, then
+`predict` twice, of which the second counts. All settings are measured
+`--passes` times, one pass after the other, and the fastest pass of a setting
+counts: whatever else the machine does in these minutes only ever adds to a
+time. A backend that is not installed is left out, and the table says so.
 
 Writes `settings.md` and `settings.json` into `--out`.
 """
 
 import argparse
 import importlib.util
+import math
 import sys
 
 import processes
@@ -31,8 +32,9 @@ DEFAULTS = {
     "jit_compile": "auto",
     "steps_per_execution": 1,
 }
-# What differs from the defaults, for each backend. `--jit_compile on` with a
-# direct convolution is not among them: a step of it takes half a minute.
+# What differs from the defaults, for each backend. XLA with a direct
+# convolution, which is also what JAX does with one, is not among them: on a
+# CPU a step of it takes half a minute.
 SETTINGS = {
     "tensorflow": (
         {},
@@ -43,11 +45,12 @@ SETTINGS = {
         {"dtype_policy": "mixed_bfloat16"},
         {"dtype_policy": "mixed_float16"},
     ),
-    "jax": ({}, {"network": "direct"}),
+    "jax": ({},),
     "torch": ({}, {"network": "direct"}),
 }
 FLAGS = {"network": "--conv"}
-QUICK = {"batch_size": 2, "steps": 10, "passes": 1, "predict_pictures": 4}
+QUICK = {"batch_size": 2, "seconds": 1, "passes": 1, "predict_pictures": 4}
+MAX_STEPS = 100
 
 
 def parse_args(argv=None):
@@ -58,7 +61,7 @@ def parse_args(argv=None):
     add = parser.add_argument
     for name, default, text in (
         ("batch_size", 100, "pictures of a training step"),
-        ("steps", 10, "training steps of a pass"),
+        ("seconds", 8, "length of a pass in training"),
         ("passes", 3, "times that all settings are measured"),
         ("predict_pictures", 1000, "pictures of a pass in predict"),
     ):
@@ -97,7 +100,12 @@ def measure_setting(args, backend, changed):
         routings=3,
         **{**DEFAULTS, **changed},
     ) as worker:
-        _, seconds = (worker.ask("fit", steps=args.steps) for _ in range(2))
+        # `fit` calls the compiled function for so many steps at once.
+        chunk = {**DEFAULTS, **changed}["steps_per_execution"]
+        worker.ask("fit", steps=chunk)
+        about = worker.ask("fit", steps=chunk)
+        steps = min(MAX_STEPS, math.ceil(args.seconds / about / chunk) * chunk)
+        seconds = worker.ask("fit", steps=steps)
         memory = worker.ask("memory")
         predict = {"pictures": args.predict_pictures, "batch_size": 250}
         _, predicted = (worker.ask("predict", **predict) for _ in range(2))
@@ -179,8 +187,8 @@ def markdown(record):
         parts.append(f"Not installed: {', '.join(record['missing'])}.")
     parts.append(
         f"28x28x1, 10 classes, 3 routings, with decoder; batches of "
-        f"{settings['batch_size']} in training and 250 in predict. `fit` over "
-        f"{settings['steps']} steps, `predict` over "
+        f"{settings['batch_size']} in training and 250 in predict. `fit` for "
+        f"{settings['seconds']} seconds, `predict` over "
         f"{settings['predict_pictures']} pictures, the fastest of "
         f"{settings['passes']} passes. 'Ratio' is to the first row."
     )
