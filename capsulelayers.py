@@ -421,7 +421,7 @@ class CapsuleLayer(keras.layers.Layer):
         outputs_so_far = outputs
         for _ in range(self.routings - 1):
             logits = self.agreement(outputs_so_far, inputs, kernel)
-            coupling = ops.softmax(logits, axis=0)  # Over output capsules.
+            coupling = couple(logits)
             outputs = squash(self.weighted_sum(coupling, inputs, kernel))
             outputs_so_far = outputs_so_far + outputs
         shape = (self.num_capsule, *ops.shape(inputs[0]))
@@ -497,6 +497,24 @@ class CapsuleLayer(keras.layers.Layer):
                 self.bias_initializer
             ),
         }
+
+
+def couple(logits):
+    """Eq. 3: the softmax over the output capsules, which are the first axis.
+
+    Written out, because on TensorFlow `ops.softmax` moves that axis to the
+    end and back, which takes twice as long as all the rest of it.
+
+    Args:
+        logits: Tensor of shape `(num_capsule, batch, input_num_capsule)`.
+
+    Returns:
+        Tensor of the same shape whose sum over the first axis is 1.
+    """
+    # The largest logit cancels out; without it `exp` could overflow.
+    largest = ops.stop_gradient(ops.max(logits, axis=0, keepdims=True))
+    exponentials = ops.exp(logits - largest)
+    return exponentials * (1.0 / ops.sum(exponentials, axis=0, keepdims=True))
 
 
 def check_positive(**arguments):

@@ -12,6 +12,7 @@ from capsulelayers import (
     Length,
     Mask,
     PrimaryCap,
+    couple,
     squash,
 )
 
@@ -739,3 +740,12 @@ def test_a_built_layer_refuses_inputs_of_another_shape(name):
 def test_network_has_the_papers_number_of_weights(size, expected):
     model, *_ = capsulenet.CapsNet((size, size, 1), 10)
     assert model.count_params() == expected
+
+
+def test_coupling_of_large_logits():
+    # exp(1000) overflows; three output capsules, one picture, two inputs.
+    logits = np.array([[[1000.0, -1e4]], [[999.0, 0.0]], [[-1e4, 0.0]]])
+    coupling = np.asarray(couple(logits.astype("float32")))
+    e = np.exp(1.0)
+    expected = [[[e / (e + 1), 0.0]], [[1 / (e + 1), 0.5]], [[0.0, 0.5]]]
+    np.testing.assert_allclose(coupling, expected, atol=1e-6)
