@@ -1364,8 +1364,14 @@ def run_prediction(args):
 
 
 def run_export(args):
-    """Writes a model for serving, and prints how to load it."""
+    """Writes a model for others, and prints how to load it."""
     (model,), _, record = checkpoints.load_models(args.weights)
+    if args.export.endswith(".keras"):
+        checkpoints.save_half(model, args.export, record)
+        size = os.path.getsize(args.export) / 1e6
+        print(f"Written: {args.export}, {size:.1f} MB, weights in 16 bits")
+        print(f"Test it: python capsulenet.py -t -w {args.export}")
+        return
     checkpoints.export(model, record, args.export)
     print(f"Written: {args.export}, a SavedModel with the endpoint serve")
     print(

@@ -308,10 +308,11 @@ def add_test_options(parser):
     )
     group.add_argument(
         "--export",
-        metavar="DIR",
+        metavar="DIR|FILE.keras",
         default=None,
-        help="write the model of -w as a TensorFlow SavedModel for serving, "
-        "into a new or empty folder (default: none)",
+        help="write the model of -w into a new or empty folder as a TensorFlow "
+        "SavedModel for serving, or into a new .keras file with its weights "
+        "in 16 bits, half the size (default: none)",
     )
 
 
@@ -517,19 +518,20 @@ def check_task(parser, args):
 
 def check_export(parser, args):
     """Ends with status 2 where an export would overwrite something."""
-    folder = args.export
+    target = args.export
     if len(args.weights) > 1:
         parser.error("--export takes one model; name one file after -w")
     if "save_dir" in args.given:
-        parser.error("--export names its own folder: leave --save_dir out")
-    if not folder:
-        parser.error("--export expects the name of a folder, got ''")
-    if os.path.lexists(folder) and not (
-        os.path.isdir(folder) and not os.listdir(folder)
-    ):
+        parser.error("--export names its own target: leave --save_dir out")
+    if not target:
+        parser.error("--export expects the name of a folder or file, got ''")
+    empty = os.path.isdir(target) and not os.listdir(target)
+    to_file = target.endswith(".keras")
+    if os.path.lexists(target) and (to_file or not empty):
+        kind = "new file" if to_file else "new or empty folder"
         parser.error(
-            f"--export expects a new or empty folder, got {folder!r}, which "
-            "is there; name another, or remove it"
+            f"--export expects a {kind}, got {target!r}, which is there; name "
+            "another, or remove it"
         )
 
 

@@ -98,7 +98,7 @@ WRONG_COMMANDS = (
     ("--export new -w text.keras --save_dir runs", "leave --save_dir out"),
     ("--export new -w text.keras text.keras", "takes one model"),
     ("--export unreadable -w text.keras", "a new or empty folder"),
-    ("--export '' -w text.keras", "the name of a folder, got ''"),
+    ("--export '' -w text.keras", "name of a folder or file, got ''"),
     ("--resume", "found no checkpoint in 'result'; start the run without"),
     ("--resume -w text.keras", "leave -w out"),
     ("--resume -t -w text.keras", "choose one"),

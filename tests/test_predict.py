@@ -580,6 +580,43 @@ def test_exported_model_computes_the_same(name, request, run):
             np.testing.assert_allclose(value, expected[key], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ("trained", "colour"))
+def test_export_in_16_bits_is_half_as_large(name, request, run):
+    model = request.getfixturevalue(name)
+    status, out, _ = run("--export", "half.keras", "-w", model.path)
+    assert status == 0 and "python capsulenet.py -t -w half.keras" in out
+    assert [path.name for path in Path().iterdir()] == ["half.keras"]
+    size = os.path.getsize("half.keras")
+    assert 0.45 < size / os.path.getsize(model.path) < 0.6
+    loaded, record = checkpoints.load_model("half.keras")
+    assert record == checkpoints.load_model(str(model.path))[1]
+    pairs = zip(loaded.weights, model.model.weights, strict=True)
+    for weight, expected in pairs:
+        assert weight.dtype == expected.dtype
+        # Half a unit in the last of ten binary places, or of the smallest.
+        np.testing.assert_allclose(weight, expected, rtol=2**-11, atol=2**-25)
+    x = bars(5, model.model.input.shape[1:])[0] / np.float32(255)
+    expected = model.model.predict(x, verbose=0)["capsnet"]
+    lengths = loaded.predict(x, verbose=0)["capsnet"]
+    np.testing.assert_allclose(lengths, expected, atol=5e-3)
+    assert not np.array_equal(lengths, expected)
+    # What is there is not overwritten.
+    status, out, err = run("--export", "half.keras", "-w", model.path)
+    assert (status, out) == (2, "") and "expects a new file" in err
+
+
+def test_weights_too_large_for_16_bits_are_refused(trained, run, tmp_path):
+    model, record = checkpoints.load_model(str(trained.path))
+    model.get_layer("conv1").bias.assign_add(
+        np.full(model.get_layer("conv1").bias.shape, 7e4, "float32")
+    )
+    path = str(tmp_path / "large.keras")
+    checkpoints.save_model(model, path, record)
+    status, out, err = run("--export", "half.keras", "-w", path)
+    assert (status, out) == (2, "") and "65,504" in err
+    assert err.count("\n") == 1 and not Path("half.keras").exists()
+
+
 def test_export_that_fails_leaves_nothing(trained, run, monkeypatch):
     def fail(model, path, **kwargs):
         Path(path, "variables").mkdir(parents=True)
