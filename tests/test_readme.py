@@ -27,6 +27,14 @@ def commands():
     return [part[7:] for part in parts if part.startswith("python ")]
 
 
+@pytest.mark.parametrize("name", ["speed.md", "settings.md"])
+def test_readme_shows_the_committed_figures(name):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.S)
+    measured = (ROOT / "benchmarks" / name).read_text(encoding="utf-8")
+    assert len(shown[1]) > 500 and shown[1] in measured
+
+
 def test_readme_shows_every_mode():
     shown = " ".join(commands())
     for flag in ("--dataset digits", "-t -w", "--digit", "--predict", "--gpus"):
