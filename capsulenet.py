@@ -1006,19 +1006,18 @@ def write_predictions(eval_model, rows, images, save_dir):
     draw_pictures(eval_model, images, titles, path)
 
 
-def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
-    """Draws what each dimension of a class's capsule does, as in Figure 4.
+def manipulations(manipulate_model, data, class_number, seed=0):
+    """What the decoder draws when dimensions of a class's capsule change.
 
     Args:
         manipulate_model: The third model of `CapsNet`.
-        data: A `datasets.Dataset`; one picture of its test part is drawn.
+        data: A `datasets.Dataset`; one picture of its test part is taken.
         class_number: Integer, index of the class.
-        save_dir: Folder for `manipulate-CLASS.png`, CLASS being the name
-            with dashes for what a file name cannot hold.
         seed: Integer that chooses the picture.
 
     Returns:
-        The name of the file.
+        float32 array of shape `(dimensions, len(NOISE), height, width,
+        channels)`: each dimension, with each number of `NOISE` added to it.
     """
     choices = np.flatnonzero(data.y_test == class_number)
     chosen = np.random.default_rng(seed).choice(choices)
@@ -1042,14 +1041,26 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
         batch_size=count,
         verbose=0,
     )["decoder"]
+    return images.reshape(dimensions, len(NOISE), *images.shape[1:])
+
+
+def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
+    """Draws what each dimension of a class's capsule does, as in Figure 4.
+
+    Args:
+        manipulate_model, data, class_number, seed: As in `manipulations`.
+        save_dir: Folder for `manipulate-CLASS.png`, CLASS being the name
+            with dashes for what a file name cannot hold.
+
+    Returns:
+        The name of the file.
+    """
+    images = manipulations(manipulate_model, data, class_number, seed)
     name = data.class_names[class_number]
     path = os.path.join(save_dir, f"manipulate-{utils.file_name(name)}.png")
     with checkpoints.whole_file(path) as temporary:
         utils.draw_manipulations(
-            images.reshape(dimensions, len(NOISE), *images.shape[1:]),
-            NOISE,
-            f"reconstructions of class {name}",
-            temporary,
+            images, NOISE, f"reconstructions of class {name}", temporary
         )
     return path
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
 
+import dimensions  # noqa: E402
 import growth  # noqa: E402
 import processes  # noqa: E402
 import settings  # noqa: E402
@@ -24,6 +25,7 @@ import speed  # noqa: E402
 import worker  # noqa: E402
 from classic import ClassicCapsNet  # noqa: E402
 
+import checkpoints  # noqa: E402
 from capsulenet import CapsNet, compile_model  # noqa: E402
 
 SHAPE, N_CLASS = (20, 20, 1), 3
@@ -141,7 +143,9 @@ def test_ratio_is_the_median_over_turns_not_the_ratio_of_medians():
     assert speed.ratios(record, "seconds_per_step", "ours", "classic") == []
 
 
-@pytest.mark.parametrize("script", ["speed.py", "growth.py", "settings.py"])
+@pytest.mark.parametrize(
+    "script", ["speed.py", "growth.py", "settings.py", "dimensions.py"]
+)
 @pytest.mark.parametrize(
     "argv, status",
     [(["-h"], 0), (["--no_such_flag"], 2), (["--steps", "0"], 2)],
@@ -368,3 +372,56 @@ def test_settings_change_what_the_worker_does(tmp_path):
     assert found["train_pictures_per_second"] > 0
     assert found["predict_pictures_per_second"] > 0
     assert found["environment"]["backend"] == keras.backend.backend()
+
+
+def stroke(width=2.0, height=8.0, shear=0.0, x=14.0, y=14.0, ink=1.0):
+    """A smooth blob of 28x28 whose moments are those that are named."""
+    rows, columns = np.indices((28, 28))
+    up = y - rows
+    across = columns - x - shear * up
+    blob = np.exp(-0.5 * ((across / width) ** 2 + (up / height) ** 2))
+    return (ink * blob / blob.sum())[..., None]
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({}, "a detail"),
+        ({"ink": 1.3}, "thicker"),
+        ({"ink": 0.7}, "thinner"),
+        ({"shear": 0.2}, "leans right"),
+        ({"shear": -0.2}, "leans left"),
+        ({"width": 2.3}, "wider"),
+        ({"height": 3.0, "y": 16.0}, "shorter, moves down"),
+        ({"x": 16.0, "ink": 3.0}, "thicker, moves right"),
+        # Just below what counts.
+        ({"ink": 1.19, "x": 14.9}, "a detail"),
+    ],
+)
+def test_dimensions_are_described_by_what_changes(changed, words):
+    height = {"height": 4.0, **changed}
+    described = dimensions.describe(stroke(height=4.0), stroke(**height))
+    assert described.startswith(words)
+
+
+def test_dimension_that_leaves_nothing():
+    assert "narrower" in dimensions.describe(stroke(), stroke(ink=0.0))
+
+
+def test_dimensions_of_a_small_model(tiny, tmp_path, capsys):
+    for lam_recon in (0.1, 0.0):
+        eval_model = CapsNet((17, 17, 1), N_CLASS, 1, decoder=lam_recon > 0)[1]
+        path = tmp_path / f"{lam_recon}.keras"
+        checkpoints.save_model(eval_model, path, {"class_names": list("012")})
+    out = tmp_path / "dimensions.md"
+    argv = ["--dataset", tiny, "--out", str(out), "-w"]
+    assert dimensions.main([*argv, str(tmp_path / "0.1.keras")]) == 0
+    lines = out.read_text().splitlines()
+    header = next(n for n, line in enumerate(lines) if "| dimension" in line)
+    assert "| 0 " in lines[header] and len(lines) == header + 18
+    assert all(line.count("|") == 5 for line in lines[header:])
+    # Without a decoder there is nothing to draw, without a file nothing at all.
+    assert dimensions.main([*argv, str(tmp_path / "0.0.keras")]) == 2
+    assert "no decoder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        dimensions.main([*argv, str(tmp_path / "missing.keras")])
