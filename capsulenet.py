@@ -999,8 +999,9 @@ def write_predictions(eval_model, rows, images, save_dir):
     with checkpoints.whole_file(path) as temporary:
         utils.write_rows(rows, temporary)
     titles = [
+        f"{utils.shorten(utils.printable(os.path.basename(file)), 18)}: "
         f"{utils.shorten(first, 18)} ({length:.2f})"
-        for _, first, length, *_ in rows[: len(images)]
+        for file, first, length, *_ in rows[: len(images)]
     ]
     path = os.path.join(save_dir, "predictions.png")
     draw_pictures(eval_model, images, titles, path)
@@ -1233,7 +1234,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
 
 
 def tell_replaced(save_dir):
-    """Says which unfinished run a new one in its folder replaces."""
+    """Says which run a new one in its folder replaces."""
     try:
         state = checkpoints.read_state(os.path.join(save_dir, "checkpoint"))
     except checkpoints.FileError:
@@ -1244,6 +1245,11 @@ def tell_replaced(save_dir):
             f"Replacing the unfinished run in {save_dir} ({done} of "
             f"{datasets.counted(epochs, 'epoch')} done), with which --resume "
             "would have gone on"
+        )
+    else:
+        print(
+            f"Replacing the finished run in {save_dir} "
+            f"({datasets.counted(done, 'epoch')})"
         )
 
 
@@ -1258,7 +1264,8 @@ def picture_flags(args, recorded=None):
     recorded = recorded or {}
     names = ["image_size", "grayscale", "skip_unreadable", "test_fraction"]
     flags = {name: getattr(args, name) for name in names}
-    if args.dataset not in (None, recorded.get("dataset")):
+    dataset = options.recorded_value(args, "dataset")
+    if dataset not in (None, recorded.get("dataset")):
         names.remove("test_fraction")  # Another folder may have both parts.
     for name in names:
         if name not in args.given:
@@ -1326,6 +1333,7 @@ def run_testing(args):
             )
         drawn = class_number(args.digit, data)
     figures = test([model[1] for model in models], data, args.save_dir)
+    print(f"Tested on {data.name}: {', '.join(args.weights)}")
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
     print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
@@ -1334,12 +1342,14 @@ def run_testing(args):
         f"({figures['mistakes']} of {figures['pictures']})"
     )
     if figures["mistakes"]:
-        name, worst = max(
-            figures["classes"].items(), key=lambda item: item[1]["error"] or 0
-        )
+        errors = {n: c["error"] or 0 for n, c in figures["classes"].items()}
+        name = max(errors, key=errors.get)
+        worst = figures["classes"][name]
+        others = list(errors.values()).count(errors[name]) - 1
         print(
             f"Worst class: {name}, {worst['error']:.2f} % "
             f"({worst['mistakes']} of {worst['pictures']})"
+            + (f", and {others} more like it" if others else "")
         )
     else:
         print("No mistakes, so no mistakes.png")
@@ -1467,9 +1477,13 @@ def run(args, scope=contextlib.nullcontext, replicas=1):
 def interrupted(args):
     """What to say after Ctrl-C."""
     state = os.path.join(args.save_dir, "checkpoint", "state.json")
-    if not options.is_training(args) or not os.path.exists(state):
+    if not options.is_training(args):
         return "interrupted"
-    return f"interrupted; go on with --resume --save_dir {args.save_dir}"
+    if not os.path.exists(state):
+        return "interrupted before the first epoch's end; nothing is saved yet"
+    script = os.path.basename(sys.argv[0])
+    command = f"python {script} --resume --save_dir {args.save_dir}"
+    return f"interrupted; the finished epochs are saved. Go on: {command}"
 
 
 def fail(message, status):

@@ -838,6 +838,12 @@ def _load_pictures(
         for part, class_folder in class_folders
         for path in sorted(filter(_is_picture, class_folder.iterdir()))
     ]
+    if not found and any(map(_is_picture, Path(folder).iterdir())):
+        raise DatasetError(
+            f"expected a folder for each class in {str(folder)!r}, received "
+            "pictures that lie directly in it: name the folder above, if this "
+            "is one class, or sort them into CLASS/"
+        )
     if not found:
         raise DatasetError(
             f"expected a folder for each class in {str(folder)!r}, received "
@@ -872,7 +878,8 @@ def _count_classes(folder, y, is_test, class_names):
             raise DatasetError(
                 f"expected {part} pictures of every class, received none of "
                 f"{class_names[counts.argmin()]!r} in {str(folder)!r}: add "
-                "some, or remove the class"
+                "some (each class needs two pictures at least), or remove the "
+                "class"
             )
         each = ", ".join(map("{} {}".format, class_names, counts))
         notes.append(f"{counted(chosen.sum(), f'{part} picture')}: {each}")

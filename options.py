@@ -5,10 +5,16 @@ takes seconds and nothing here does it.
 """
 
 import argparse
+import difflib
 import importlib.util
 import json
 import math
 import os
+import re
+
+# Hides TensorFlow's notes about the machine, and on how Ctrl-C ended its
+# threads; its errors are shown.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 RECIPES = {
     # The classic Keras repository's loss, schedule, batch and epochs.
@@ -26,6 +32,10 @@ RECIPES = {
     },
 }
 DEFAULT_BATCH_SIZE = 100
+# Data sets that are no files.
+NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
+# What users may expect of --export, which would become a folder's name.
+OTHER_FORMATS = (".onnx", ".tflite", ".h5", ".pb", ".pt")
 # How the convolutions of the capsule network look.
 GEOMETRY = ("conv_kernel", "conv_strides", "primary_kernel", "primary_strides")
 # What may differ between a run and its continuation.
@@ -36,7 +46,13 @@ class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are one line."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (-h lists the flags)\n")
+        unknown = re.match(r"unrecognized arguments: (--\w[\w-]*)", message)
+        hint = "-h lists the flags"
+        if unknown:
+            flags = list(self._option_string_actions)
+            for flag in difflib.get_close_matches(unknown[1], flags, n=1):
+                hint = f"did you mean {flag}? {hint}"
+        self.exit(2, f"{self.prog}: {message} ({hint})\n")
 
 
 def number(convert, low, high, low_included=True):
@@ -416,11 +432,23 @@ def parse_args(argv=None, description=None, multi_gpu=False):
     if args.digit is not None:
         args.testing = True
     check(parser, args)
+    check_backend(parser)
     if args.resume:
         restore_flags(parser, args)
     if args.dataset is None and is_training(args):
         args.dataset = "mnist"
     return args
+
+
+def check_backend(parser):
+    """Ends with status 2 where the chosen backend is not installed."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    known = backend in ("tensorflow", "jax", "torch")
+    if known and importlib.util.find_spec(backend) is None:
+        parser.error(
+            f"KERAS_BACKEND is {backend}, which needs the package {backend}: "
+            f"pip install {backend}"
+        )
 
 
 def is_training(args):
@@ -525,6 +553,11 @@ def check_export(parser, args):
         parser.error("--export names its own target: leave --save_dir out")
     if not target:
         parser.error("--export expects the name of a folder or file, got ''")
+    if os.path.splitext(target)[1] in OTHER_FORMATS:
+        parser.error(
+            f"--export expects a folder or a .keras file, got {target!r}, a "
+            "format that it does not write; the README names a way to ONNX"
+        )
     empty = os.path.isdir(target) and not os.listdir(target)
     to_file = target.endswith(".keras")
     if os.path.lexists(target) and (to_file or not empty):
@@ -552,7 +585,7 @@ def restore_flags(parser, args):
     for name, value in recorded.items():
         if name in FREE_ON_RESUME or not hasattr(args, name):
             continue
-        if name in args.given and getattr(args, name) != value:
+        if name in args.given and recorded_value(args, name) != value:
             was = f"without --{name}"
             if value is not None:
                 was = f"with --{name} {value}"
@@ -574,7 +607,15 @@ def restore_flags(parser, args):
 def flags_of(args):
     """The flags of a run as plain values, for its record."""
     return {
-        name: value
-        for name, value in sorted(vars(args).items())
+        name: recorded_value(args, name)
+        for name in sorted(vars(args))
         if name not in ("given", "recipe_sets")
     }
+
+
+def recorded_value(args, name):
+    """A flag's value for the record: a path holds in every folder."""
+    value = getattr(args, name)
+    if name == "dataset" and value and value not in NAMED_DATASETS:
+        return os.path.abspath(value)
+    return value

@@ -135,6 +135,9 @@ def main(argv=None):
     rows = [(number, *row) for number, row in enumerate(zip(*columns), 1)]
     table = processes.table(("dimension", *data.class_names), rows)
     command = f"python benchmarks/dimensions.py -w {args.weights}"
+    if args.dataset:
+        # By its last name: a folder mnist holds what mnist would download.
+        command += f" --dataset {Path(args.dataset).name}"
     text = (
         f"What {STEP:+} instead of {-STEP:+} in one dimension of a class's "
         f"capsule does to the drawing of it, measured by `{command}`.\n\n"

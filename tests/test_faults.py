@@ -98,6 +98,10 @@ WRONG_COMMANDS = (
     ("--export new -w text.keras --save_dir runs", "leave --save_dir out"),
     ("--export new -w text.keras text.keras", "takes one model"),
     ("--export unreadable -w text.keras", "a new or empty folder"),
+    (
+        "--export m.onnx -w text.keras",
+        "a folder or a .keras file, got 'm.onnx'",
+    ),
     ("--export '' -w text.keras", "name of a folder or file, got ''"),
     ("--resume", "found no checkpoint in 'result'; start the run without"),
     ("--resume -w text.keras", "leave -w out"),
@@ -134,6 +138,7 @@ WRONG_INPUTS = (
     ("--dataset tiny.npz -w text.h5", "cannot load weights from 'text.h5'"),
     ("--dataset idx", "expected four idx files in 'idx', received none"),
     ("--dataset broken_idx", "which is broken or something else: copy it"),
+    ("--dataset flat", "directly in it: name the folder above"),
     ("--dataset nothing", "none with pictures: put the pictures in CLASS/"),
     ("--dataset no_test", "received train alone: add the other"),
     ("--dataset lacks_class", "none of 'b' in 'lacks_class': add some"),
@@ -221,6 +226,7 @@ def write_pictures():
     """Folders of pictures, each with something wrong."""
     for path in (
         "picture.png",
+        "flat/0.png",
         "no_test/train/a/0.png",
         "no_test/train/b/0.png",
         "lacks_class/train/a/0.png",

@@ -336,3 +336,44 @@ def test_help_and_wrong_flag_answer_before_keras_is_imported(
     assert ("--lam_recon" in done.stdout) == (status == 0)
     assert ("--no_flag" in done.stderr) == (status == 2)
     assert min(seconds) < 1
+
+
+@pytest.mark.parametrize(
+    "wrong, meant",
+    [
+        ("--epoch 3", "--epochs"),
+        ("--batch-size 3", "--batch_size"),
+        ("--digits 5", "--digit"),
+        ("--qqqqqqqq", None),
+    ],
+)
+def test_unknown_flag_suggests_a_known_one(wrong, meant, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        options.parse_args(wrong.split())
+    message = capsys.readouterr().err
+    assert exit_.value.code == 2 and "-h lists the flags" in message
+    assert message.count("\n") == 1
+    if meant is None:
+        assert "did you mean" not in message
+    else:
+        assert f"did you mean {meant}?" in message
+
+
+def test_backend_that_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as exit_:
+        options.parse_args([])
+    assert exit_.value.code == 2
+    assert "pip install jax" in capsys.readouterr().err
+
+
+def test_record_names_a_path_that_holds_in_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = options.parse_args(["--dataset", "pictures"])
+    assert options.flags_of(args)["dataset"] == str(tmp_path / "pictures")
+    args = options.parse_args(["--dataset", "digits"])
+    assert options.flags_of(args)["dataset"] == "digits"
+    (tmp_path / "model.keras").touch()
+    args = options.parse_args(["-t", "-w", "model.keras"])
+    assert options.flags_of(args)["dataset"] is None

@@ -222,12 +222,16 @@ def test_printed_test_names_the_worst_class(trained, run):
     if figures["mistakes"]:
         worst = max(each["error"] for each in figures["classes"].values())
         assert f"{worst:.2f} % (" in out and "Worst class: " in out
+        errors = [each["error"] for each in figures["classes"].values()]
+        others = errors.count(worst) - 1
+        assert (f"and {others} more like it" in out) == (others > 0)
         assert "mistakes.png" in written
     else:
         assert "No mistakes, so no mistakes.png" in out
     for name in written:
         assert name in out.splitlines()[-1]
-    assert len(out.splitlines()) <= 4
+    assert str(trained.path) in out.splitlines()[0]
+    assert len(out.splitlines()) <= 5
 
 
 @pytest.mark.parametrize("n_class", (2, 20, 21, 120))
@@ -433,7 +437,8 @@ def test_csv_and_picture_are_written_where_save_dir_says(
     np.testing.assert_allclose(images, x[:50] / 255)
     expected = trained.model.predict(x[:50] / 255, verbose=0)["decoder"]
     np.testing.assert_allclose(reconstructions, expected, atol=1e-5)
-    assert titles[0] == f"{rows[0]['class']} ({float(rows[0]['length']):.2f})"
+    length = f"({float(rows[0]['length']):.2f})"
+    assert titles[0] == f"00, 1.png: {rows[0]['class']} {length}"
     assert len(titles) == 50
     with Image.open("out/new/predictions.png") as picture:
         picture.load()
