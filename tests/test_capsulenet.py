@@ -645,13 +645,15 @@ def test_new_run_that_cannot_start_leaves_the_old_one(unfinished, data):
     assert contents(unfinished) == before
 
 
-def test_new_run_after_a_finished_one_needs_no_notice(
+def test_new_run_says_that_it_replaces_a_finished_one(
     tmp_path, data, trained, monkeypatch
 ):
     shutil.copytree(trained.folder, tmp_path / "run")
     monkeypatch.setattr(capsulenet.Log, "on_train_begin", stop)
     run = train(tmp_path / "run", data, "--epochs", 2, "-r", 1)
-    assert run.status == 130 and "Replacing" not in run.out
+    assert run.status == 130
+    notice = f"Replacing the finished run in {tmp_path / 'run'} (4 epochs)\n"
+    assert notice in run.out and "--resume" not in run.out
     assert not (tmp_path / "run" / "checkpoint" / "state.json").exists()
 
 
