@@ -34,17 +34,12 @@ shared values (the largest, for the batch). What is not a product, the passes
 over the coupling of `classes x primary capsules x rounds`, is not in them.
 """
 
-import argparse
 import functools
 import math
 import statistics
 import sys
 
 import processes
-
-sys.path.insert(0, str(processes.ROOT))
-
-from options import positive_int  # noqa: E402
 
 # Title and values of each axis.
 AXES = {
@@ -65,20 +60,16 @@ QUICK = {"batch_size": 2, "small_batch": 2, "steps": 1, "passes": 1}
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = processes.make_parser(
+        __doc__,
+        (
+            ("batch_size", 100, "pictures of a step along the rounds"),
+            ("small_batch", 20, "the same along picture's side and classes"),
+            ("steps", 5, "measured steps of a point in a pass"),
+            ("passes", 3, "times that all points are measured"),
+        ),
     )
-    add = parser.add_argument
-    for name, default, text in (
-        ("batch_size", 100, "pictures of a step along the rounds of routing"),
-        ("small_batch", 20, "the same along the picture's side and classes"),
-        ("steps", 5, "measured steps of a point in a pass"),
-        ("passes", 3, "times that all points are measured"),
-    ):
-        text += " (default: %(default)s)"
-        add(f"--{name}", type=positive_int, default=default, help=text)
-    add(
+    parser.add_argument(
         "--axes",
         nargs="+",
         choices=AXES,
@@ -86,35 +77,14 @@ def parse_args(argv=None):
         metavar="NAME",
         help=f"some of {', '.join(AXES)} (default: all)",
     )
-    add(
+    parser.add_argument(
         "--conv",
         choices=("auto", "direct"),
         default="auto",
         help="as in capsulenet.py (default: %(default)s)",
     )
-    add(
-        "--dtype_policy",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
-        default="float32",
-        help="(default: %(default)s)",
-    )
-    add(
-        "--jit_compile",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="as in capsulenet.py (default: %(default)s)",
-    )
-    add("--quick", action="store_true", help="tiny settings, for a try")
-    add(
-        "--out",
-        default=str(processes.FOLDER),
-        metavar="FOLDER",
-        help="where to write (default: the script's folder)",
-    )
-    args = parser.parse_args(argv)
-    if args.quick:
-        parser.set_defaults(**QUICK)
-        args = parser.parse_args(argv)
+    processes.add_computing(parser)
+    args = processes.parse(parser, argv, QUICK)
     args.axes = [axis for axis in AXES if axis in args.axes]
     return args
 

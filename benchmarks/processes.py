@@ -1,9 +1,10 @@
-"""What the two benchmarks share: workers, and the files they write.
+"""What the benchmarks share: flags, workers, and the files they write.
 
 Keras is not imported here: the parent of the workers stays small and quick,
 and the peak memory of a worker is its own.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,12 +17,71 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
+sys.path.insert(0, str(ROOT))
+
+from options import positive_int  # noqa: E402
+
 # Several workers may have to share one GPU.
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
+
+
+def make_parser(description, numbers):
+    """The flags that all benchmarks of speed have.
+
+    Args:
+        description: Text above the list of flags, the script's docstring.
+        numbers: Triples of name, default and help of positive integers.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, default, text in numbers:
+        parser.add_argument(
+            f"--{name}",
+            type=positive_int,
+            default=default,
+            help=text + " (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny settings, for a try"
+    )
+    parser.add_argument(
+        "--out",
+        default=str(FOLDER),
+        metavar="FOLDER",
+        help="where to write (default: the script's folder)",
+    )
+    return parser
+
+
+def add_computing(parser):
+    """The flags of precision and compilation."""
+    parser.add_argument(
+        "--dtype_policy",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        default="float32",
+        help="(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jit_compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="as in capsulenet.py (default: %(default)s)",
+    )
+
+
+def parse(parser, argv, quick):
+    """Parses the flags; `quick` holds the defaults that `--quick` sets."""
+    args = parser.parse_args(argv)
+    if args.quick:
+        parser.set_defaults(**quick)
+        args = parser.parse_args(argv)
+    return args
 
 
 class WorkerError(RuntimeError):

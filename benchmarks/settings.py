@@ -15,16 +15,11 @@ time. A backend that is not installed is left out, and the table says so.
 Writes `settings.md` and `settings.json` into `--out`.
 """
 
-import argparse
 import importlib.util
 import math
 import sys
 
 import processes
-
-sys.path.insert(0, str(processes.ROOT))
-
-from options import positive_int  # noqa: E402
 
 DEFAULTS = {
     "network": "ours",
@@ -54,20 +49,16 @@ MAX_STEPS = 100
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = processes.make_parser(
+        __doc__,
+        (
+            ("batch_size", 100, "pictures of a training step"),
+            ("seconds", 8, "length of a pass in training"),
+            ("passes", 3, "times that all settings are measured"),
+            ("predict_pictures", 1000, "pictures of a pass in predict"),
+        ),
     )
-    add = parser.add_argument
-    for name, default, text in (
-        ("batch_size", 100, "pictures of a training step"),
-        ("seconds", 8, "length of a pass in training"),
-        ("passes", 3, "times that all settings are measured"),
-        ("predict_pictures", 1000, "pictures of a pass in predict"),
-    ):
-        text += " (default: %(default)s)"
-        add(f"--{name}", type=positive_int, default=default, help=text)
-    add(
+    parser.add_argument(
         "--backends",
         nargs="+",
         choices=SETTINGS,
@@ -75,17 +66,7 @@ def parse_args(argv=None):
         metavar="NAME",
         help=f"some of {', '.join(SETTINGS)} (default: all)",
     )
-    add("--quick", action="store_true", help="tiny settings, for a try")
-    add(
-        "--out",
-        default=str(processes.FOLDER),
-        metavar="FOLDER",
-        help="where to write (default: the script's folder)",
-    )
-    args = parser.parse_args(argv)
-    if args.quick:
-        parser.set_defaults(**QUICK)
-        args = parser.parse_args(argv)
+    args = processes.parse(parser, argv, QUICK)
     args.backends = [name for name in SETTINGS if name in args.backends]
     return args
 

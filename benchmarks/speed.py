@@ -32,7 +32,6 @@ Writes `speed.md` and `speed.json` into `--out`; with a backend other than
 TensorFlow its name is added: `speed-jax.md`.
 """
 
-import argparse
 import contextlib
 import functools
 import statistics
@@ -41,10 +40,6 @@ import sys
 import time
 
 import processes
-
-sys.path.insert(0, str(processes.ROOT))
-
-from options import positive_int  # noqa: E402
 
 CONTENDERS = ("classic", "direct", "ours", "ours-1")
 SIZE, N_CLASS = 28, 10
@@ -59,35 +54,20 @@ QUICK = {
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = processes.make_parser(
+        __doc__,
+        (
+            ("batch_size", 100, "pictures of a training step"),
+            ("routings", 3, "rounds of routing, but for ours-1"),
+            ("repeats", 11, "turns of each contender"),
+            ("steps", 5, "training steps of a repeat"),
+            ("predict_batch", 250, "pictures of a step of predict"),
+            ("predict_pictures", 1000, "pictures of a repeat of predict"),
+            ("feed_pictures", 60000, "pictures from which batches are drawn"),
+        ),
     )
-    add = parser.add_argument
-    for name, default, text in (
-        ("batch_size", 100, "pictures of a training step"),
-        ("routings", 3, "rounds of routing, but for ours-1"),
-        ("repeats", 11, "turns of each contender"),
-        ("steps", 5, "training steps of a repeat"),
-        ("predict_batch", 250, "pictures of a step of predict"),
-        ("predict_pictures", 1000, "pictures of a repeat of predict"),
-        ("feed_pictures", 60000, "pictures from which batches are drawn"),
-    ):
-        text += " (default: %(default)s)"
-        add(f"--{name}", type=positive_int, default=default, help=text)
-    add(
-        "--dtype_policy",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
-        default="float32",
-        help="(default: %(default)s)",
-    )
-    add(
-        "--jit_compile",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="as in capsulenet.py (default: %(default)s)",
-    )
-    add(
+    processes.add_computing(parser)
+    parser.add_argument(
         "--contenders",
         nargs="+",
         choices=CONTENDERS,
@@ -95,17 +75,7 @@ def parse_args(argv=None):
         metavar="NAME",
         help=f"some of {', '.join(CONTENDERS)} (default: all)",
     )
-    add("--quick", action="store_true", help="tiny settings, for a try")
-    add(
-        "--out",
-        default=str(processes.FOLDER),
-        metavar="FOLDER",
-        help="where to write (default: the script's folder)",
-    )
-    args = parser.parse_args(argv)
-    if args.quick:
-        parser.set_defaults(**QUICK)
-        args = parser.parse_args(argv)
+    args = processes.parse(parser, argv, QUICK)
     args.contenders = [c for c in CONTENDERS if c in args.contenders]
     return args
 
