@@ -12,8 +12,8 @@ import math
 import os
 import re
 
-# Hides TensorFlow's notes about the machine, and on how Ctrl-C ended its
-# threads; its errors are shown.
+# Hides TensorFlow's notes in the middle of a training, and on how Ctrl-C ended
+# its threads; its errors, and what it says when it is imported, are shown.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 RECIPES = {
