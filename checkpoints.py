@@ -235,7 +235,9 @@ def load_model(path):
                 raise FileError(f"{path!r} is damaged ({damaged}); {advice}")
             names = archive.namelist()
             record = json.loads(archive.read(RECORD)) if RECORD in names else {}
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        # A weight takes two bytes at least.
+        with at_most_weights(claimed, path):
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
     except FileError:
         raise
     except Exception as error:  # Keras and zipfile raise nearly anything.
@@ -246,6 +248,34 @@ def load_model(path):
     if not isinstance(flags, dict):
         raise FileError(f"cannot read the record in {path!r}; {advice}")
     return model, record
+
+
+@contextlib.contextmanager
+def at_most_weights(most, path):
+    """Refuses to build a model with more weights than its file can hold.
+
+    Keras allocates the layers that a file's config names before it looks at
+    the file's weights.
+    """
+    add_weight = keras.layers.Layer.add_weight
+    total = 0
+
+    def counted(layer, shape=None, *args, **kwargs):
+        nonlocal total
+        total += math.prod(shape or ())
+        if total > most:
+            raise FileError(
+                f"{path!r} describes a model of {total:,} weights or more, "
+                "which it is too small to hold; expected a model that "
+                "capsulenet.py saved"
+            )
+        return add_weight(layer, shape, *args, **kwargs)
+
+    keras.layers.Layer.add_weight = counted
+    try:
+        yield
+    finally:
+        keras.layers.Layer.add_weight = add_weight
 
 
 def signature(model, path):

@@ -251,6 +251,26 @@ def test_model_that_would_inflate_is_refused_before_it_does(
     assert peak < 2**23
 
 
+def test_model_that_describes_more_than_it_holds_is_refused(tmp_path, trained):
+    path = tmp_path / "model.keras"
+    checkpoints.save_model(trained, path, {})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    # The decoder's second layer, 1024 units: 5e10 weights and 200 GB.
+    described = members["config.json"]
+    assert described.count(b'"units": 1024') == 1
+    members["config.json"] = described.replace(
+        b'"units": 1024', b'"units": 100000000'
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    add_weight = keras.layers.Layer.add_weight
+    message = message_of(checkpoints.load_model, str(path))
+    assert "51,2" in message and "too small to hold" in message
+    assert keras.layers.Layer.add_weight is add_weight
+
+
 def test_model_that_was_packed_again_is_loaded(tmp_path, trained):
     path, packed = tmp_path / "model.keras", tmp_path / "packed.keras"
     checkpoints.save_model(trained, path, {"flags": {"seed": 3}})
