@@ -503,7 +503,7 @@ def couple(logits):
     """Eq. 3: the softmax over the output capsules, which are the first axis.
 
     Written out, because on TensorFlow `ops.softmax` moves that axis to the
-    end and back, which takes twice as long as all the rest of it.
+    end and back, which more than doubles its time.
 
     Args:
         logits: Tensor of shape `(num_capsule, batch, input_num_capsule)`.

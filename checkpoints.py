@@ -235,7 +235,7 @@ def load_model(path):
                 raise FileError(f"{path!r} is damaged ({damaged}); {advice}")
             names = archive.namelist()
             record = json.loads(archive.read(RECORD)) if RECORD in names else {}
-        # A weight takes two bytes at least.
+        # Twice as many as could be there: a weight takes two bytes at least.
         with at_most_weights(claimed, path):
             model = keras.models.load_model(path, compile=False, safe_mode=True)
     except FileError:

@@ -346,8 +346,8 @@ def add_output_options(parser):
     )
 
 
-def add_device_options(parser, multi_gpu):
-    group = parser.add_argument_group("devices")
+def add_computing_options(group):
+    """The flags of precision and compilation, which benchmarks have, too."""
     group.add_argument(
         "--dtype_policy",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
@@ -360,6 +360,11 @@ def add_device_options(parser, multi_gpu):
         default="auto",
         help="compile with XLA (default: %(default)s, Keras's choice)",
     )
+
+
+def add_device_options(parser, multi_gpu):
+    group = parser.add_argument_group("devices")
+    add_computing_options(group)
     group.add_argument(
         "--steps_per_execution",
         type=positive_int,

@@ -63,11 +63,12 @@ def parse_args(argv=None):
     parser = processes.make_parser(
         __doc__,
         (
-            ("batch_size", 100, "pictures of a step along the rounds"),
-            ("small_batch", 20, "the same along picture's side and classes"),
-            ("steps", 5, "measured steps of a point in a pass"),
-            ("passes", 3, "times that all points are measured"),
+            ("--batch_size", 100, "pictures of a step along the rounds"),
+            ("--small_batch", 20, "the same along picture's side and classes"),
+            ("--steps", 5, "measured steps of a point in a pass"),
+            ("--passes", 3, "times that all points are measured"),
         ),
+        computing=True,
     )
     parser.add_argument(
         "--axes",
@@ -83,7 +84,6 @@ def parse_args(argv=None):
         default="auto",
         help="as in capsulenet.py (default: %(default)s)",
     )
-    processes.add_computing(parser)
     args = processes.parse(parser, argv, QUICK)
     args.axes = [axis for axis in AXES if axis in args.axes]
     return args

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 sys.path.insert(0, str(ROOT))
 
-from options import positive_int  # noqa: E402
+import options  # noqa: E402
 
 # Several workers may have to share one GPU.
 ENVIRONMENT = {
@@ -29,24 +29,27 @@ ENVIRONMENT = {
 }
 
 
-def make_parser(description, numbers):
+def make_parser(description, numbers, computing=False):
     """The flags that all benchmarks of speed have.
 
     Args:
         description: Text above the list of flags, the script's docstring.
-        numbers: Triples of name, default and help of positive integers.
+        numbers: Triples of flag, default and help of positive integers.
+        computing: Whether there are flags of precision and compilation.
     """
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name, default, text in numbers:
+    for flag, default, text in numbers:
         parser.add_argument(
-            f"--{name}",
-            type=positive_int,
+            flag,
+            type=options.positive_int,
             default=default,
             help=text + " (default: %(default)s)",
         )
+    if computing:
+        options.add_computing_options(parser)
     parser.add_argument(
         "--quick", action="store_true", help="tiny settings, for a try"
     )
@@ -57,22 +60,6 @@ def make_parser(description, numbers):
         help="where to write (default: the script's folder)",
     )
     return parser
-
-
-def add_computing(parser):
-    """The flags of precision and compilation."""
-    parser.add_argument(
-        "--dtype_policy",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
-        default="float32",
-        help="(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--jit_compile",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="as in capsulenet.py (default: %(default)s)",
-    )
 
 
 def parse(parser, argv, quick):

@@ -52,10 +52,10 @@ def parse_args(argv=None):
     parser = processes.make_parser(
         __doc__,
         (
-            ("batch_size", 100, "pictures of a training step"),
-            ("seconds", 8, "length of a pass in training"),
-            ("passes", 3, "times that all settings are measured"),
-            ("predict_pictures", 1000, "pictures of a pass in predict"),
+            ("--batch_size", 100, "pictures of a training step"),
+            ("--seconds", 8, "length of a pass in training"),
+            ("--passes", 3, "times that all settings are measured"),
+            ("--predict_pictures", 1000, "pictures of a pass in predict"),
         ),
     )
     parser.add_argument(

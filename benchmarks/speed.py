@@ -57,16 +57,16 @@ def parse_args(argv=None):
     parser = processes.make_parser(
         __doc__,
         (
-            ("batch_size", 100, "pictures of a training step"),
-            ("routings", 3, "rounds of routing, but for ours-1"),
-            ("repeats", 11, "turns of each contender"),
-            ("steps", 5, "training steps of a repeat"),
-            ("predict_batch", 250, "pictures of a step of predict"),
-            ("predict_pictures", 1000, "pictures of a repeat of predict"),
-            ("feed_pictures", 60000, "pictures from which batches are drawn"),
+            ("--batch_size", 100, "pictures of a training step"),
+            ("--routings", 3, "rounds of routing, but for ours-1"),
+            ("--repeats", 11, "turns of each contender"),
+            ("--steps", 5, "training steps of a repeat"),
+            ("--predict_batch", 250, "pictures of a step of predict"),
+            ("--predict_pictures", 1000, "pictures of a repeat of predict"),
+            ("--feed_pictures", 60000, "pictures from which batches are drawn"),
         ),
+        computing=True,
     )
-    processes.add_computing(parser)
     parser.add_argument(
         "--contenders",
         nargs="+",

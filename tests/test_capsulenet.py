@@ -26,6 +26,7 @@ from PIL import Image
 import capsulenet
 import checkpoints
 import datasets
+import options
 import utils
 from capsulenet import CapsNet, Decay, margin_loss, reconstruction_weight
 
@@ -1369,3 +1370,8 @@ def test_compiling_a_direct_convolution_on_a_cpu_is_warned_of(
         with pytest.raises(Built):
             capsulenet.main([*flags, "--jit_compile", "on", "--conv", method])
         assert ("twenty times slower" in capsys.readouterr().out) is warned
+
+
+def test_command_line_knows_the_same_names():
+    # `options` imports nothing of ours, so it has a list of its own.
+    assert options.NAMED_DATASETS == datasets.BUILT_IN

@@ -155,18 +155,23 @@ def mislabelled(model, count=20, wrong=(3, 5, 8, 13)):
     return datasets.Dataset(x, y, x, y, NAMES, "bars"), lengths
 
 
-@pytest.mark.parametrize("name", ("trained", "colour"))
-def test_worst_mistakes_are_drawn_first(name, request, tmp_path, monkeypatch):
-    model = request.getfixturevalue(name)
-    data, lengths = mislabelled(model)
-    drawn = []
-    draw = utils.draw_pairs
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of all calls of `utils.draw_pairs`, which draws, too."""
+    calls, draw = [], utils.draw_pairs
 
     def watch(*args):
-        drawn.append(args)
+        calls.append(args)
         draw(*args)
 
     monkeypatch.setattr(utils, "draw_pairs", watch)
+    return calls
+
+
+@pytest.mark.parametrize("name", ("trained", "colour"))
+def test_worst_mistakes_are_drawn_first(name, request, tmp_path, drawn):
+    model = request.getfixturevalue(name)
+    data, lengths = mislabelled(model)
     figures = capsulenet.test([model.model], data, str(tmp_path))
     order = sorted((3, 5, 8, 13), key=lambda i: -lengths[i].max())
     ((images, reconstructions, titles, _),) = drawn
@@ -406,19 +411,11 @@ def test_all_unreadable_files_are_named_and_nothing_is_predicted(
 
 
 def test_csv_and_picture_are_written_where_save_dir_says(
-    trained, run, tmp_path, monkeypatch
+    trained, run, tmp_path, drawn
 ):
     x, _ = bars(53, SHAPE, seed=3)
     for number, pixels in enumerate(x):
         write(tmp_path / "in" / f"{number:02d}, 1.png", pixels)
-    drawn = []
-    draw = utils.draw_pairs
-
-    def watch(*args):
-        drawn.append(args)
-        draw(*args)
-
-    monkeypatch.setattr(utils, "draw_pairs", watch)
     argv = ["--predict", tmp_path / "in", "-w", trained.path]
     status, out, _ = run(*argv, "--save_dir", "out/new")
     assert status == 0 and "out/new: predictions.csv" in out
