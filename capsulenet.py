@@ -41,7 +41,7 @@ import checkpoints  # noqa: E402
 import datasets  # noqa: E402
 import utils  # noqa: E402
 from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap  # noqa: E402
-from fastconv import FastConv2D, axis_plans, runs_on_cpu  # noqa: E402
+from fastconv import FastConv2D, Predictor, axis_plans, runs_on_cpu  # noqa: E402
 
 # Section 4 of the paper.
 CONV_FILTERS = 256
@@ -621,27 +621,60 @@ def lengths_model(eval_model):
     """From pictures to the lengths of the capsules, without the decoder."""
     lengths = keras.Model(eval_model.input, eval_model.output["capsnet"])
     lengths.jit_compile = eval_model.jit_compile
-    return lengths
+    return Predictor(lengths)
 
 
-def predict(model, x):
+def predict(model, x, batch_size=PREDICT_BATCH):
     """`model.predict` for uint8 pictures, in large batches."""
     batches = datasets.ShiftedBatches(
         x,
         np.zeros(len(x), dtype="int64"),
         n_class=1,
-        batch_size=PREDICT_BATCH,
+        batch_size=batch_size,
         label_input=False,
         decoder=False,
     )
-    return model.predict(batches, verbose=0)
+    return model.predict(pipeline(batches), verbose=0)
+
+
+def tensorflow():
+    """The package where it is Keras's backend, elsewhere None."""
+    if keras.backend.backend() == "tensorflow":
+        return importlib.import_module("tensorflow")
+    return None
 
 
 def make_deterministic():
     """The same operations in the same order, whatever the threads do."""
-    if keras.backend.backend() == "tensorflow":
-        tensorflow = importlib.import_module("tensorflow")
-        tensorflow.config.experimental.enable_op_determinism()
+    if tensorflow():
+        tensorflow().config.experimental.enable_op_determinism()
+
+
+def pipeline(batches):
+    """What Keras is to be given for `batches`, a `ShiftedBatches`.
+
+    Left to Keras they become a `tf.data.Dataset` that tunes itself in a
+    thread, and that thread sleeps for 10 ms, 20 ms, ... up to a minute. More
+    often than not it sleeps through its cancellation, and the end of an epoch
+    or of `predict` waits for it to wake. Here there is nothing to tune.
+    """
+    tf = tensorflow()
+    if tf is None:
+        return batches
+
+    def signature(array):
+        return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+
+    dataset = tf.data.Dataset.from_generator(
+        lambda: map(batches.__getitem__, range(len(batches))),
+        output_signature=keras.tree.map_structure(signature, batches[0]),
+    )
+    dataset = dataset.apply(
+        tf.data.experimental.assert_cardinality(len(batches))
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(2).with_options(options)
 
 
 def compile_model(
@@ -809,10 +842,10 @@ def train(
             )
         )
     history = train_model.fit(
-        batches,
+        pipeline(batches),
         epochs=epochs,
         initial_epoch=state["epochs_done"],
-        validation_data=batch(*validation) if validation else None,
+        validation_data=pipeline(batch(*validation)) if validation else None,
         callbacks=callbacks,
         shuffle=False,
         verbose=verbose,

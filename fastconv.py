@@ -293,7 +293,7 @@ def transform_output(products, axes, matrices):
     return outputs[:, : y.outputs, : x.outputs]
 
 
-def fast_convolution(inputs, kernel, strides, padding):
+def fast_convolution(inputs, kernel, strides, padding, transformed=None):
     """`keras.ops.conv` by Toom-Cook, for channels-last float32 tensors.
 
     Args:
@@ -301,6 +301,8 @@ def fast_convolution(inputs, kernel, strides, padding):
         kernel: Tensor of shape `(kh, kw, channels, filters)`.
         strides: Pair of positive integers.
         padding: `"valid"` or `"same"`.
+        transformed: What `transform_kernel` makes of the kernel, if that is
+            known already.
 
     Returns:
         Tensor of shape `(batch, out_h, out_w, filters)`.
@@ -308,11 +310,11 @@ def fast_convolution(inputs, kernel, strides, padding):
     axes, matrices = plan(
         tuple(inputs.shape[1:3]), tuple(kernel.shape[:2]), strides, padding
     )
-    products = ops.matmul(
-        transform_input(inputs, axes, matrices),
-        transform_kernel(kernel, axes, matrices),
-    )
-    return transform_output(ops.sum(products, axis=0), axes, matrices)
+    if transformed is None:
+        transformed = transform_kernel(kernel, axes, matrices)
+    inputs = transform_input(inputs, axes, matrices)
+    products = ops.sum(ops.matmul(inputs, transformed), axis=0)
+    return transform_output(products, axes, matrices)
 
 
 def runs_on_cpu():
@@ -357,6 +359,7 @@ class FastConv2D(keras.layers.Conv2D):
                 f"Received: method={method!r}"
             )
         self.method = method
+        self.transformed = None  # Or what a `Predictor` has ready.
 
     def uses_fast_path(self, input_shape):
         """Whether pictures of this shape take the fast path."""
@@ -382,9 +385,19 @@ class FastConv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         if not self.uses_fast_path(inputs.shape):
             return super().convolution_op(inputs, kernel)
-        outputs = fast_convolution(inputs, kernel, self.strides, self.padding)
+        outputs = fast_convolution(
+            inputs, kernel, self.strides, self.padding, self.transformed
+        )
         # The matrices make it float32, whatever the policy.
         return ops.cast(outputs, self.compute_dtype)
+
+    def transform_kernel(self):
+        """The kernel for the fast path on pictures as large as when built."""
+        size = self.get_build_config()["input_shape"][1:3]
+        geometry = tuple(size), self.kernel_size, self.strides, self.padding
+        return transform_kernel(
+            ops.cast(self.kernel, self.compute_dtype), *plan(*geometry)
+        )
 
     def get_config(self):
         return {**super().get_config(), "method": self.method}
@@ -393,3 +406,51 @@ class FastConv2D(keras.layers.Conv2D):
 # Keras names a layer's group in a `.weights.h5` after its class: with this
 # name such files are the same for both classes.
 FastConv2D.__name__ = "Conv2D"
+
+
+class Predictor(keras.Model):
+    """A model whose `predict` transforms each kernel once, not in every batch.
+
+    It shares its weights with the model, which may be trained in between;
+    but only `predict` is sure to use the weights as they are then. The
+    transforms take as much memory as they would within a batch.
+
+    Args:
+        model: Keras model. Each `FastConv2D` in it gets pictures of one size.
+    """
+
+    def __init__(self, model):
+        super().__init__(name=model.name)
+        self.model = model
+        self.jit_compile = model.jit_compile
+        self.convolutions = [
+            layer
+            for layer in model._flatten_layers()
+            if isinstance(layer, FastConv2D)
+            and layer.uses_fast_path(layer.get_build_config()["input_shape"])
+        ]
+        self.transformed = [
+            self.add_weight(
+                shape=convolution.transform_kernel().shape,
+                initializer="zeros",
+                trainable=False,
+            )
+            for convolution in self.convolutions
+        ]
+
+    def call(self, inputs):
+        pairs = list(zip(self.convolutions, self.transformed))
+        for convolution, transformed in pairs:
+            convolution.transformed = transformed.value
+        try:
+            return self.model(inputs, training=False)
+        finally:
+            for convolution, _ in pairs:
+                convolution.transformed = None
+
+    def predict(self, *args, **kwargs):
+        for convolution, transformed in zip(
+            self.convolutions, self.transformed
+        ):
+            transformed.assign(convolution.transform_kernel())
+        return super().predict(*args, **kwargs)

@@ -395,8 +395,9 @@ class Plan:
         transformed, kernels = self.transformed
 
         # Weights, gradients and Adam's two averages; the kernels transformed,
-        # their gradients, and the copy that a transposition makes.
-        training = replicas * (4 * self.weights + 3 * kernels)
+        # their gradients, and the copy that a transposition makes; the
+        # transforms that the last test has left.
+        training = replicas * (4 * self.weights + 4 * kernels)
         # For each picture: both convolutions' outputs, before and after the
         # activation, and a gradient; transforms, four of which are kept or
         # at work at once; a value for each pair of capsules and each input
@@ -410,7 +411,9 @@ class Plan:
         )
         # Adam's update comes when the pictures' values are freed; it holds six
         # arrays of the size of the largest weight for a moment.
-        update = replicas * (4 * self.weights + 6 * max(self.weight_sizes))
+        update = replicas * (
+            4 * self.weights + 6 * max(self.weight_sizes) + kernels
+        )
         # A test has no gradients, and keeps only what it is working at.
         testing = replicas * (3 * self.weights + 2 * kernels)
         testing += test_batch * (

@@ -15,7 +15,8 @@ Each is built and warmed up in a process of its own, so that its memory is
 its own. Then they take turns, one repeat each and the first one another each
 time, so that what else the machine does hits all alike; only one computes at
 any time. A repeat is `--steps` training steps (`train_on_batch`, see
-benchmarks/worker.py), or one `predict` over `--predict_pictures` pictures.
+benchmarks/worker.py), or one `predict` over `--predict_pictures` pictures, by
+`capsulenet.predict` for all contenders.
 The pictures are random and in memory before the clock runs.
 
 A figure is the median of the repeats, with the smallest and largest behind

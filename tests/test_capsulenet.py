@@ -1375,3 +1375,31 @@ def test_compiling_a_direct_convolution_on_a_cpu_is_warned_of(
 def test_command_line_knows_the_same_names():
     # `options` imports nothing of ours, so it has a list of its own.
     assert options.NAMED_DATASETS == datasets.BUILT_IN
+
+
+def test_keras_gets_each_epochs_batches_in_order():
+    x, y = bars(40, (17, 17, 1))
+    batches = datasets.ShiftedBatches(
+        x, y, N_CLASS, 15, shift=(1, 1), shuffle=True
+    )
+    dataset = capsulenet.pipeline(batches)
+    assert len(dataset) == len(batches) > 1
+    seen = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        received = [keras.tree.flatten(batch) for batch in dataset]
+        expected = [
+            keras.tree.flatten(batches[index]) for index in range(len(batches))
+        ]
+        for ours, theirs in zip(received, expected, strict=True):
+            for value, wanted in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(np.asarray(value), wanted)
+        seen.append(np.asarray(received[0][0]))
+    assert np.any(seen[0] != seen[1])
+
+
+def test_no_epoch_waits_for_a_tuning_thread():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only TensorFlow has such a thread")
+    batches = datasets.ShiftedBatches(*bars(40, (17, 17, 1)), N_CLASS, 15)
+    assert capsulenet.pipeline(batches).options().autotune.enabled is False

@@ -10,10 +10,12 @@ from keras import ops
 from keras.layers import Conv2D
 
 import fastconv
+from capsulelayers import PrimaryCap
 from fastconv import (
     MAX_POINTS,
     AxisPlan,
     FastConv2D,
+    Predictor,
     balanced_toom_cook,
     fast_convolution,
     plan,
@@ -416,3 +418,66 @@ def test_files_of_functional_models_serve_conv2d_too(source, target, tmp_path):
     pictures = random_normal(2, 9, 8, 3)
     first, second = (to_numpy(model(pictures)) for model in models)
     assert relative_error(second, first) < 5e-4
+
+
+# Prediction
+
+
+def network(method):
+    """A convolution on its own and one inside of another layer."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((12, 11, 2))
+    features = FastConv2D(3, 5, strides=2, method=method, name="first")(inputs)
+    capsules = PrimaryCap(2, 4, 3, method=method, name="second")(features)
+    outputs = {"all": capsules, "sum": keras.layers.Flatten()(features)}
+    return keras.Model(inputs, outputs)
+
+
+def test_predictor_predicts_as_its_model_whatever_its_weights_become():
+    model, pictures = network("fast"), random_normal(7, 12, 11, 2)
+    predictor = Predictor(model)
+    seen = []
+    for _ in range(2):
+        model.set_weights([2 * w + 0.1 for w in model.get_weights()])
+        expected = model.predict(pictures, verbose=0)
+        received = predictor.predict(pictures, batch_size=3, verbose=0)
+        for name, values in expected.items():
+            assert relative_error(received[name], values) < 1e-4
+        seen.append(received["sum"])
+    assert not np.allclose(*seen)
+    # The model by itself transforms its kernels again.
+    model.set_weights([0 * w for w in model.get_weights()])
+    assert not np.any(model.predict(pictures, verbose=0)["sum"])
+
+
+def test_predictor_transforms_each_kernel_once_for_all_batches(monkeypatch):
+    model, pictures = network("fast"), random_normal(9, 12, 11, 2)
+    predictor, calls = Predictor(model), []
+    transform = fastconv.transform_kernel
+
+    def watch(kernel, *args):
+        calls.append(tuple(kernel.shape))
+        return transform(kernel, *args)
+
+    monkeypatch.setattr(fastconv, "transform_kernel", watch)
+    for _ in range(2):
+        predictor.predict(pictures, batch_size=2, verbose=0)
+        assert sorted(calls) == [(3, 3, 3, 8), (5, 5, 2, 3)]
+        calls.clear()
+
+
+def test_predictor_of_direct_convolutions_keeps_nothing():
+    model, pictures = network("direct"), random_normal(3, 12, 11, 2)
+    predictor = Predictor(model)
+    assert predictor.transformed == []
+    np.testing.assert_array_equal(
+        predictor.predict(pictures, verbose=0)["all"],
+        model.predict(pictures, verbose=0)["all"],
+    )
+
+
+def test_predictor_adds_nothing_to_what_its_model_saves():
+    model = network("fast")
+    shapes = [weight.shape for weight in model.get_weights()]
+    Predictor(model).predict(random_normal(2, 12, 11, 2), verbose=0)
+    assert [weight.shape for weight in model.get_weights()] == shapes
