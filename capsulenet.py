@@ -1161,6 +1161,8 @@ def show_plan(args, data, batch_size, replicas):
         return make_plan(shape, n_class, **size_flags(args, shape, n_class))
 
     shape = data.x_train.shape[1:]
+    # One batch may be larger than the whole set.
+    batch_size = min(batch_size, len(data.x_train))
     sizes = {
         "test_batch": min(PREDICT_BATCH, len(data.x_test)),
         "pictures": len(data.x_train) + len(data.x_test),

@@ -297,16 +297,22 @@ def signature(model, path):
 
 def check_model(model, path, input_shape, n_class):
     """Raises FileError unless a loaded model fits the data."""
-    expected = signature(model, path)
-    if expected != (tuple(input_shape), n_class):
-        theirs, ours = (
-            "x".join(map(str, s)) for s in (expected[0], input_shape)
-        )
-        raise FileError(
-            f"{path!r} was trained on pictures of {theirs} (height x width x "
-            f"channels) and {expected[1]} classes, got {ours} and {n_class}; "
-            "choose another --dataset"
-        )
+    shape, classes = signature(model, path)
+    if (shape, classes) == (tuple(input_shape), n_class):
+        return
+    theirs, ours = ("x".join(map(str, s)) for s in (shape, input_shape))
+    advice = "choose another --dataset"
+    flags = []
+    if shape[:2] != tuple(input_shape[:2]):
+        flags.append("--image_size {} {}".format(*shape))
+    if shape[2] == 1 < input_shape[2]:
+        flags.append("--grayscale")
+    if flags and classes == n_class:
+        advice += f", or add {' '.join(flags)}"
+    raise FileError(
+        f"{path!r} was trained on pictures of {theirs} (height x width x "
+        f"channels) and {classes} classes, got {ours} and {n_class}; {advice}"
+    )
 
 
 def load_models(paths):

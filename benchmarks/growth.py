@@ -199,7 +199,7 @@ def markdown(record):
         f"jit_compile {settings['jit_compile']}; 28x28x1, 10 classes, 3 "
         "rounds of routing where nothing else is said. Median of "
         f"{settings['steps']} steps, each point in a process of its own, the "
-        f"fastest of {settings['passes']} passes over all points. Billions "
+        f"fastest pass of {settings['passes']} over all points. Billions "
         "(G) of multiplications of a training step, counted from the shapes: "
         "as the paper writes the network, and as done here (`python "
         "benchmarks/growth.py -h` says how).",

@@ -334,18 +334,15 @@ def copy_checkpoint(source, target):
     partial.rename(target / "checkpoint")
 
 
-def published(record, name):
+def published(record, target):
     """A run's record without the paths of the machine."""
     flags = {key: without_path(v) for key, v in record["flags"].items()}
-    return {
-        **record,
-        "flags": {**flags, "save_dir": f"result/mnist/{name}"},
-    }
+    save_dir = "/".join(["result", *target.parts[-2:]])
+    return {**record, "flags": {**flags, "save_dir": save_dir}}
 
 
-def collect(folder, name, wanted, out):
-    """Copies what a run has written so far to `out`."""
-    target = out / "mnist" / name
+def collect(folder, target, wanted):
+    """Copies what a run has written so far to the folder `target`."""
     try:
         log = (folder / "log.csv").read_bytes()
         log = log[: log.rfind(b"\n") + 1]  # Whole lines.
@@ -357,7 +354,7 @@ def collect(folder, name, wanted, out):
             temporary.write_bytes(log)
     record = read_json(folder / "run.json")
     if record and compare(record, wanted) == 0:
-        processes.write_json(target / "run.json", published(record, name))
+        processes.write_json(target / "run.json", published(record, target))
 
 
 def stop(child):
@@ -412,10 +409,11 @@ def run_one(row, seed, args):
         row, seed, wanted, args.work_dir, args.out
     )
     folder = args.work_dir / name
-    watch = functools.partial(collect, folder, name, wanted, args.out)
+    target = args.out / "mnist" / name
+    watch = functools.partial(collect, folder, target, wanted)
     if done:
         print(f"{name}: done before", flush=True)
-        if not (args.out / "mnist" / name / "run.json").exists():
+        if not (target / "run.json").exists():
             watch()
         return 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -664,29 +662,37 @@ def run_all(args):
     return max(statuses)
 
 
-def main(argv=None):
-    """Trains and reports, or only reports; returns the exit status."""
-    args = parse_args(argv)
+def supervised(work, script):
+    """What `work` returns; what stops it becomes one line and a status."""
     try:
-        if args.report:
-            report(args.out)
-            status = 0
-        else:
-            status = run_all(args)
+        return work()
     except KeyboardInterrupt:
         print(
-            "mnist.py: interrupted; the same command goes on", file=sys.stderr
+            f"{script}: interrupted; the same command goes on", file=sys.stderr
         )
         return 130
     except RunnerError as error:
-        print(f"mnist.py: {error}", file=sys.stderr)
-        return 2
+        print(f"{script}: {error}", file=sys.stderr)
     except OSError as error:
         name = error.filename or ""
-        print(f"mnist.py: {error.strerror or error}: {name}", file=sys.stderr)
-        return 2
+        print(f"{script}: {error.strerror or error}: {name}", file=sys.stderr)
+    return 2
+
+
+def work(args):
+    """Trains and reports, or only reports; returns the exit status."""
+    status = 0
+    if args.report:
+        report(args.out)
+    else:
+        status = run_all(args)
     print(f"Written: {args.out / 'mnist.md'}")
     return status
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return supervised(functools.partial(work, args), "mnist.py")
 
 
 if __name__ == "__main__":

@@ -170,8 +170,8 @@ def markdown(record):
         f"28x28x1, 10 classes, 3 routings, with decoder; batches of "
         f"{settings['batch_size']} in training and 250 in predict. `fit` for "
         f"{settings['seconds']} seconds, `predict` over "
-        f"{settings['predict_pictures']} pictures, the fastest of "
-        f"{settings['passes']} passes. 'Ratio' is to the first row."
+        f"{settings['predict_pictures']} pictures, the fastest pass of "
+        f"{settings['passes']}. 'Ratio' is to the first row."
     )
     parts.append(
         processes.table(

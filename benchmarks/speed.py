@@ -63,7 +63,7 @@ def parse_args(argv=None):
             ("--repeats", 11, "turns of each contender"),
             ("--steps", 5, "training steps of a repeat"),
             ("--predict_batch", 250, "pictures of a step of predict"),
-            ("--predict_pictures", 1000, "pictures of a repeat of predict"),
+            ("--predict_pictures", 2500, "pictures of a repeat of predict"),
             ("--feed_pictures", 60000, "pictures from which batches are drawn"),
         ),
         computing=True,

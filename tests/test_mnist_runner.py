@@ -279,8 +279,8 @@ def test_published_files_carry_no_path_of_the_machine(tmp_path):
     record = record_of("v4-classic", 0, 1, 0.4, dataset=str(data))
     write_run(folder, record)
     wanted = mnist.comparable(record["flags"])
-    mnist.collect(folder, "v4-classic-0", wanted, out)
     target = out / "mnist" / "v4-classic-0"
+    mnist.collect(folder, target, wanted)
     flags = json.loads((target / "run.json").read_text())["flags"]
     assert flags["save_dir"] == "result/mnist/v4-classic-0"
     assert flags["dataset"] == "tiny.npz"
@@ -295,8 +295,8 @@ def test_log_is_copied_as_far_as_its_last_whole_line(tmp_path):
     write_log(folder, [2, 1])
     whole = (folder / "log.csv").read_bytes()
     (folder / "log.csv").write_bytes(whole + b"2,0.")
-    mnist.collect(folder, "v4-paper-0", {}, out)
     target = out / "mnist" / "v4-paper-0"
+    mnist.collect(folder, target, {})
     assert (target / "log.csv").read_bytes() == whole
     assert os.listdir(target) == ["log.csv"]
 
