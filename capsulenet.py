@@ -269,7 +269,7 @@ def transform_sizes(shape, kernel, strides, filters, method):
     if not layer.uses_fast_path((None, *shape)):
         return 0, 0
     y, x = axis_plans(shape[:2], kernel, strides, "valid")
-    points = y.parts * x.parts * y.n * x.n
+    points = y.n * x.n
     # The larger of what goes into the products and comes out.
     channels = max(shape[2], filters)
     of_picture = points * y.tiles * x.tiles * channels

@@ -2,36 +2,41 @@
 
 `FastConv2D` is `keras.layers.Conv2D` with one more argument, `method`. Its
 weights, its config and its files are those of `Conv2D`; only the way to the
-result differs. The fast way needs a fraction of the multiplications (a
-seventh, for the 9x9 convolution of CapsNet's primary capsules) and does them
+result differs. The fast way needs a fraction of the multiplications (an
+eighth, for the 9x9 convolution of CapsNet's primary capsules) and does them
 as dense matrix products, which is what a CPU is best at.
 
 How it works, in one dimension first:
 
-1. *Phases.* With a stride of 2, even rows of the picture only ever meet even
+1. *Parts.* With a stride of 2, even rows of the picture only ever meet even
    taps of the kernel, and odd rows odd taps. So the convolution is the sum of
-   two convolutions of stride 1, each with half of the rows and half of the
-   taps. A kernel with many taps is cut into runs of `taps` in the same way.
-   The parts are stacked along the channels, so that they are one convolution
-   of stride 1 with more channels and few taps.
+   two convolutions of stride 1, one with the even rows and taps and one with
+   the odd ones. A kernel with many taps is cut into runs in the same way.
 
 2. *Toom-Cook.* `m` outputs of a convolution with `r` taps are the
    coefficients of a product of polynomials. Instead of multiplying all pairs
-   of coefficients, evaluate the two polynomials at `n = m + r - 1` points,
-   multiply the values point by point, and interpolate: `n` multiplications
-   instead of `m * r`. (The layer needs the transpose of that product, which
-   takes the same three matrices.) With the points fixed, evaluation and
-   interpolation are constant matrices: `output = A' [(G kernel) * (B' input)]`.
+   of coefficients, evaluate the two polynomials at `m + r - 1` points,
+   multiply the values point by point, and interpolate: `m + r - 1`
+   multiplications instead of `m * r`. (The layer needs the transpose of that
+   product, which takes the same three matrices.) With the points fixed,
+   evaluation and interpolation are constant matrices:
+   `output = A' [(G kernel) * (B' input)]`.
 
-3. *Two dimensions.* Apply it to the rows and to the columns:
+3. *Together.* The points of all parts lie side by side: the rows of `G` and
+   `B'` pick out the taps and the rows of a part, and `A'` sums over the parts
+   while it interpolates. 9 taps with a stride of 2 are parts of 5 and 4 taps;
+   6 outputs take 10 + 9 = 19 multiplications instead of 54.
+
+4. *Two dimensions.* Apply it to the rows and to the columns:
    `output = A' [(G kernel G') * (B' input B)] A`, for each tile of `m x m`
    outputs. The products in the brackets are summed over the channels: a
    matrix product of `(tiles, channels)` with `(channels, filters)` for each
-   of the `n x n` points, which is where all the time goes.
+   of the `n x n` points, which is where most of the time goes.
 
 The result equals that of `Conv2D` but for rounding: its relative error is
-about 1e-4 in float32 at ten points. That is too much for 16-bit numbers, and
-GPUs have faster ways; so `method="auto"` uses it on CPUs in float32 only.
+about 1e-4 in float32 at ten points a part. That is too much for 16-bit
+numbers, and GPUs have faster ways; so `method="auto"` uses it on CPUs in
+float32 only.
 
 Sources: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*,
 CVPR 2016 (the nesting, 'Winograd's minimal filtering'); Toom 1963 and Cook
@@ -135,8 +140,8 @@ class AxisPlan:
 
     Attributes:
         outputs: Rows of the output.
-        m, n, tiles, parts: Outputs and points of a tile, number of tiles,
-            and number of parts into which phases and runs cut the kernel.
+        parts: List of lists, the kernel rows (taps) of each part.
+        m, n, tiles: Outputs and points of a tile, and number of tiles.
     """
 
     def __init__(self, size, kernel_size, stride, padding):
@@ -150,52 +155,54 @@ class AxisPlan:
             self.pad = 0
         phase_taps = -(-kernel_size // stride)
         # The fewest products, and of those the fewest points.
-        _, self.n, self.taps, self.m = min(
-            (self._count(taps, m), m + taps - 1, taps, m)
+        _, self.n, taps, self.m = min(
+            (-(-self.outputs // m) * n, n, taps, m)
             for taps in range(1, min(phase_taps, MAX_POINTS) + 1)
             for m in range(1, MAX_POINTS - taps + 2)
+            for n in [sum(m + len(p) - 1 for p in self._cut(taps))]
         )
         self.tiles = -(-self.outputs // self.m)
-        self.offsets = self._offsets(self.taps)
-        self.parts = len(self.offsets)
-        self.rows = self.parts * self.taps  # Of the kernel, zeros added.
+        self.parts = self._cut(taps)
 
-    def _offsets(self, taps):
-        """The first kernel row of each part; its taps are a stride apart."""
-        runs = -(-self.kernel_size // (self.stride * taps))
-        return [
-            run * taps * self.stride + phase
-            for run in range(runs)
-            for phase in range(self.stride)
+    def _cut(self, taps):
+        """The phases of the kernel's rows, in runs of at most `taps`."""
+        phases = [
+            range(phase, self.kernel_size, self.stride)
+            for phase in range(min(self.stride, self.kernel_size))
         ]
-
-    def _count(self, taps, m):
-        tiles = -(-self.outputs // m)
-        return tiles * (m + taps - 1) * len(self._offsets(taps))
+        return [
+            list(phase[start : start + taps])
+            for phase in phases
+            for start in range(0, len(phase), taps)
+        ]
 
     def matrices(self):
         """The constant matrices of this axis, float32.
 
         Returns:
             Three arrays: for the output, shape `(m, n)`; for the kernel,
-            `(n, taps)`; for the input, `(n, tiles, parts, size)`. Padding
-            is in the last one: rows outside of the picture have no column.
+            `(n, kernel_size)`; for the input, `(n, tiles, size)`. Padding is
+            in the last one: rows outside of the picture have no column.
         """
-        output, kernel, data = balanced_toom_cook(self.m, self.taps)
-        select_rows = np.zeros((self.n, self.tiles, self.parts, self.size))
-        for part, offset in enumerate(self.offsets):
+        outputs, kernels, inputs = [], [], []
+        for part in self.parts:
+            output, of_taps, of_rows = balanced_toom_cook(self.m, len(part))
+            points = len(of_taps)
+            kernel = np.zeros((points, self.kernel_size))
+            kernel[:, part] = of_taps
+            select_rows = np.zeros((points, self.tiles, self.size))
             for tile in range(self.tiles):
-                for j in range(self.n):
-                    row = offset + self.stride * (tile * self.m + j) - self.pad
+                for j in range(points):
+                    row = part[0] + self.stride * (tile * self.m + j) - self.pad
                     if 0 <= row < self.size:
-                        select_rows[j, tile, part, row] = 1
-        return tuple(
-            matrix.astype("float32")
-            for matrix in (
-                output,
-                kernel,
-                np.tensordot(data, select_rows, 1),
-            )
+                        select_rows[j, tile, row] = 1
+            outputs.append(output)
+            kernels.append(kernel)
+            inputs.append(np.tensordot(of_rows, select_rows, 1))
+        return (
+            np.concatenate(outputs, axis=1).astype("float32"),
+            np.concatenate(kernels).astype("float32"),
+            np.concatenate(inputs).astype("float32"),
         )
 
 
@@ -225,60 +232,38 @@ def saving(input_size, kernel_size, strides, padding, channels, filters):
     direct = (y.outputs * y.kernel_size * x.outputs * x.kernel_size) * (
         channels * filters
     )
-    points = y.n * x.n
-    stacked = y.parts * x.parts * channels
-    tiles = y.tiles * x.tiles
-    products = points * tiles * stacked * filters
+    points, tiles = y.n * x.n, y.tiles * x.tiles
+    products = points * tiles * channels * filters
     # An axis after the other, as `fast_convolution` does it.
-    columns = x.n * x.tiles * x.parts
-    data = columns * x.size * y.size * channels
-    data += y.n * y.tiles * y.parts * y.size * columns * channels
-    output = tiles * filters * points * y.m * x.m
-    kernel = points * stacked * y.taps * x.taps * filters
+    data = y.n * y.tiles * x.size * channels * (y.size + x.n * x.tiles)
+    output = points * tiles * y.m * x.m * filters
+    kernel = x.n * y.kernel_size * (x.kernel_size + y.n) * channels * filters
     total = products + data + output + kernel / NOMINAL_BATCH
     return direct / total
 
 
 def transform_kernel(kernel, axes, matrices):
-    """`(kh, kw, channels, filters) -> (parts, points, channels, filters)`."""
+    """`(kh, kw, channels, filters) -> (points, channels, filters)`."""
     (y, x), ((_, rows, _), (_, columns, _)) = axes, matrices
     kh, kw, channels, filters = kernel.shape
-    kernel = ops.pad(
-        kernel, ((0, y.rows - kh), (0, x.rows - kw), (0, 0), (0, 0))
-    )
-    # A row is (run * taps + tap) * stride + phase; a part a run and a phase.
-    kernel = ops.reshape(
-        kernel,
-        (-1, y.taps, y.stride, x.rows // (x.taps * x.stride), x.taps, x.stride)
-        + (channels * filters,),
-    )
-    kernel = ops.transpose(kernel, (0, 2, 3, 5, 1, 4, 6))
-    kernel = ops.reshape(
-        kernel, (y.parts * x.parts, y.taps * x.taps, channels * filters)
-    )
-    transformed = ops.matmul(np.kron(rows, columns), kernel)
-    return ops.reshape(
-        transformed, (y.parts * x.parts, y.n * x.n, channels, filters)
-    )
+    kernel = ops.reshape(kernel, (kh, kw, channels * filters))
+    kernel = ops.matmul(columns, kernel)
+    kernel = ops.reshape(kernel, (kh, x.n * channels * filters))
+    kernel = ops.matmul(rows, kernel)
+    return ops.reshape(kernel, (y.n * x.n, channels, filters))
 
 
 def transform_input(inputs, axes, matrices):
-    """`(batch, h, w, channels) -> (parts, points, batch * tiles, channels)`."""
+    """`(batch, h, w, channels) -> (points, batch * tiles, channels)`."""
     (y, x), ((_, _, rows), (_, _, columns)) = axes, matrices
     channels = inputs.shape[-1]
-    # (batch * h, n_x * tiles_x * parts_x, channels)
+    inputs = ops.reshape(inputs, (-1, y.size, x.size * channels))
+    inputs = ops.matmul(rows.reshape(-1, y.size), inputs)
     inputs = ops.reshape(inputs, (-1, x.size, channels))
     inputs = ops.matmul(columns.reshape(-1, x.size), inputs)
-    # (batch, n_y * tiles_y * parts_y, n_x * tiles_x * parts_x * channels)
-    inputs = ops.reshape(
-        inputs, (-1, y.size, x.n * x.tiles * x.parts * channels)
-    )
-    inputs = ops.matmul(rows.reshape(-1, y.size), inputs)
-    inputs = ops.reshape(
-        inputs, (-1, y.n, y.tiles, y.parts, x.n, x.tiles, x.parts, channels)
-    )
-    inputs = ops.transpose(inputs, (3, 6, 1, 4, 0, 2, 5, 7))
-    return ops.reshape(inputs, (y.parts * x.parts, y.n * x.n, -1, channels))
+    inputs = ops.reshape(inputs, (-1, y.n, y.tiles, x.n, x.tiles, channels))
+    inputs = ops.transpose(inputs, (1, 3, 0, 2, 4, 5))
+    return ops.reshape(inputs, (y.n * x.n, -1, channels))
 
 
 def transform_output(products, axes, matrices):
@@ -312,8 +297,7 @@ def fast_convolution(inputs, kernel, strides, padding, transformed=None):
     )
     if transformed is None:
         transformed = transform_kernel(kernel, axes, matrices)
-    inputs = transform_input(inputs, axes, matrices)
-    products = ops.sum(ops.matmul(inputs, transformed), axis=0)
+    products = ops.matmul(transform_input(inputs, axes, matrices), transformed)
     return transform_output(products, axes, matrices)
 
 

@@ -143,9 +143,10 @@ def convolution_work(layer, input_shape, batch_size, first=False):
         return (times * batch_size * direct,) * 2
     geometry = (height, width), layer.kernel_size, layer.strides, layer.padding
     (y, x), _ = fastconv.plan(*geometry)
-    stacked = y.n * x.n * y.parts * x.parts * channels * layer.filters
-    products = stacked * y.tiles * x.tiles
-    of_kernel = stacked * taps
+    products = y.n * x.n * y.tiles * x.tiles * channels * layer.filters
+    of_kernel = (
+        x.n * y.kernel_size * (x.kernel_size + y.n) * (channels * layer.filters)
+    )
     total = direct / fastconv.saving(*geometry, channels, layer.filters)
     of_pictures = total - products - of_kernel / fastconv.NOMINAL_BATCH
     done = batch_size * (times * products + 2 * of_pictures) + 2 * of_kernel

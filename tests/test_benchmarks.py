@@ -124,11 +124,12 @@ def test_work_is_what_the_shapes_say(conv):
     if conv == "direct":
         assert counted["done"] == others + 100 * primary
     else:
-        # 10 x 10 points; 2 x 2 phases of 5 x 5 taps; rows, then columns.
-        products = 100 * 4 * 256 * 256
-        of_input = (20 * 20 * 20 + 20 * 20 * 20) * 256
-        of_output = 36 * 100 * 256
-        of_kernel = products * 25
+        # Parts of 5 and 4 taps: 10 + 9 points along either axis. Rows, then
+        # columns of the pictures, columns, then rows of the kernel.
+        products = 19 * 19 * 256 * 256
+        of_input = (19 * 20 * 20 + 19 * 19 * 20) * 256
+        of_output = 36 * 19 * 19 * 256
+        of_kernel = (9 * 9 * 19 + 9 * 19 * 19) * 256 * 256
         transforms = 100 * (of_input + of_output) + of_kernel
         assert counted["done"] == others + 300 * products + 2 * transforms
 

@@ -196,7 +196,8 @@ def test_primary_capsules_need_less_than_a_third_of_the_products(monkeypatch):
     monkeypatch.setattr(fastconv, "runs_on_cpu", lambda: True)
     assert saving(*PRIMARY) > 3.5
     axes, _ = plan(*PRIMARY[:4])
-    assert [(axis.m, axis.n) for axis in axes] == [(6, 10), (6, 10)]
+    assert [(axis.m, axis.n) for axis in axes] == [(6, 19), (6, 19)]
+    assert axes[0].parts == [[0, 2, 4, 6, 8], [1, 3, 5, 7]]
     assert chosen(PRIMARY)
 
 
