@@ -654,9 +654,15 @@ def pipeline(batches):
     """What Keras is to be given for `batches`, a `ShiftedBatches`.
 
     Left to Keras they become a `tf.data.Dataset` that tunes itself in a
-    thread, and that thread sleeps for 10 ms, 20 ms, ... up to a minute. More
-    often than not it sleeps through its cancellation, and the end of an epoch
-    or of `predict` waits for it to wake. Here there is nothing to tune.
+    thread, and that thread sleeps for 10 ms, 20 ms, ... up to a minute. It
+    often sleeps through its cancellation, and the next epoch or the end of
+    `predict` waits for it to wake. Here there is nothing to tune.
+
+    Args:
+        batches: A `ShiftedBatches`; every epoch asks it again.
+
+    Returns:
+        On TensorFlow a `tf.data.Dataset`, elsewhere `batches` themselves.
     """
     tf = tensorflow()
     if tf is None:

@@ -4,6 +4,7 @@ import bisect
 import contextlib
 import csv
 import dataclasses
+import importlib
 import importlib.metadata
 import math
 import os
@@ -505,7 +506,7 @@ def check_memory(make_plan, input_shape, batch_size, available, **sizes):
 
 
 def environment():
-    """What a run depends on: versions, backend, processor."""
+    """What a run depends on: versions, backend, processor, accelerator."""
     versions = {}
     for name in from_packages:
         try:
@@ -519,7 +520,25 @@ def environment():
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor_name(),
         "cores": os.cpu_count(),
+        "accelerator": accelerator_name(),
     }
+
+
+def accelerator_name():
+    """Name of the first GPU or TPU that Keras computes on; None on a CPU."""
+    backend = keras.backend.backend()
+    module = importlib.import_module(backend)
+    if backend == "tensorflow":
+        for device in module.config.get_visible_devices("GPU"):
+            details = module.config.experimental.get_device_details(device)
+            return details.get("device_name", "GPU")
+    elif backend == "jax":
+        device = module.devices()[0]
+        if device.platform != "cpu":
+            return device.device_kind
+    elif module.cuda.is_available():
+        return module.cuda.get_device_name(0)
+    return None
 
 
 def processor_name():

@@ -19,8 +19,8 @@ training step, and then answers one line of JSON to each line that it reads:
 | `{"do": "facts"}`                  | weights of the network, environment   |
 
 "train" calls `train_on_batch`: one call of the compiled function that `fit`
-uses, on pictures that are in memory already, without `fit`'s threads for the
-next batch and its slow end, which would run into the turn of another worker.
+uses, on pictures that are in memory already, without `fit`'s thread for the
+next batch, which would run into the turn of another worker.
 It returns the loss as a number, so the step is over when the clock is read.
 "fit" is for what only `fit` knows: several steps in one call.
 

@@ -1,7 +1,9 @@
 """Tests of utils.py. References are plain Python loops."""
 
+import importlib
 import importlib.metadata
 import platform
+import types
 
 import keras
 import matplotlib.pyplot as plt
@@ -234,3 +236,27 @@ def test_captions_are_large_and_cover_nothing(figures, n, made):
         others = [a.get_window_extent() for a in figure.axes]
         others += [other for other in captions if other is not caption]
         assert not any(caption.overlaps(other) for other in others)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_accelerator_is_named(present, monkeypatch):
+    backend = keras.backend.backend()
+    module = importlib.import_module(backend)
+    if backend == "tensorflow":
+        config = module.config
+        found = ["GPU:0", "GPU:1"] if present else []
+        details = {"device_name": "Some GPU"}
+        monkeypatch.setattr(config, "get_visible_devices", lambda _: found)
+        monkeypatch.setattr(
+            config.experimental, "get_device_details", lambda _: details
+        )
+    elif backend == "jax":
+        kind = "gpu" if present else "cpu"
+        device = types.SimpleNamespace(platform=kind, device_kind="Some GPU")
+        monkeypatch.setattr(module, "devices", lambda: [device])
+    else:
+        cuda = module.cuda
+        monkeypatch.setattr(cuda, "is_available", lambda: present)
+        monkeypatch.setattr(cuda, "get_device_name", lambda _: "Some GPU")
+    expected = "Some GPU" if present else None
+    assert utils.environment()["accelerator"] == expected
