@@ -418,6 +418,7 @@ class Predictor(keras.Model):
                 shape=convolution.transform_kernel().shape,
                 initializer="zeros",
                 trainable=False,
+                autocast=False,  # In 16 bits the matrices lose too much.
             )
             for convolution in self.convolutions
         ]

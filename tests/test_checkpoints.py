@@ -309,11 +309,22 @@ def test_model_of_another_kind_is_refused():
 
 
 @pytest.mark.parametrize(
-    "shape, n_class, received",
-    (((18, 17, 1), 3, "18x17x1 and 3"), (SHAPE, 4, "17x17x1 and 4")),
+    "shape, n_class, received, advice",
+    (
+        (SHAPE, 4, "17x17x1 and 4", ""),
+        ((18, 17, 1), 4, "18x17x1 and 4", ""),
+        ((18, 17, 1), 3, "18x17x1 and 3", ", or add --image_size 17 17"),
+        ((17, 17, 3), 3, "17x17x3 and 3", ", or add --grayscale"),
+        (
+            (17, 9, 4),
+            3,
+            "17x9x4 and 3",
+            ", or add --image_size 17 17 --grayscale",
+        ),
+    ),
 )
 def test_model_for_other_pictures_or_classes_is_refused(
-    trained, shape, n_class, received
+    trained, shape, n_class, received, advice
 ):
     checkpoints.check_model(trained, "a.keras", SHAPE, N_CLASS)
     message = message_of(
@@ -321,6 +332,7 @@ def test_model_for_other_pictures_or_classes_is_refused(
     )
     expected = "17x17x1 (height x width x channels) and 3 classes"
     assert expected in message and f"got {received}" in message
+    assert message.endswith("choose another --dataset" + advice)
 
 
 @pytest.mark.parametrize("suffix", (".keras", ".weights.h5"))
