@@ -869,7 +869,7 @@ def train(
     return history, record
 
 
-def test(eval_models, data, save_dir):
+def test(eval_models, data, save_dir, weights=()):
     """Tests a model, or several as one, and draws reconstructions.
 
     Args:
@@ -878,12 +878,14 @@ def test(eval_models, data, save_dir):
         data: A `datasets.Dataset`; its test part is used.
         save_dir: Folder for `test.json`, `confusion.png`, `mistakes.png`
             (where there are any) and `real_and_recon.png`.
+        weights: Files of the models, for `test.json`.
 
     Returns:
-        Dictionary: `accuracy` in [0, 1], `test_error` in percent,
-        `mistakes` and `pictures` as counts, `classes` (by name, each with
-        its `pictures`, `mistakes` and `error` in percent) and `confusion`, a
-        list of rows: true classes, with a column for each predicted one.
+        Dictionary: `dataset`, `weights`, `accuracy` in [0, 1], `test_error`
+        in percent, `mistakes` and `pictures` as counts, `classes` (by name,
+        each with its `pictures`, `mistakes` and `error` in percent) and
+        `confusion`, a list of rows: true classes, with a column for each
+        predicted one.
     """
     lengths = sum(
         predict(lengths_model(model), data.x_test) for model in eval_models
@@ -892,7 +894,11 @@ def test(eval_models, data, save_dir):
     n_class = len(data.class_names)
     confusion = np.zeros((n_class, n_class), "int64")
     np.add.at(confusion, (data.y_test, lengths.argmax(-1)), 1)
-    figures = test_figures(confusion, data.class_names)
+    figures = {
+        "dataset": data.name,
+        "weights": list(weights),
+        **test_figures(confusion, data.class_names),
+    }
     checkpoints.write_json(os.path.join(save_dir, "test.json"), figures)
     path = os.path.join(save_dir, "confusion.png")
     with checkpoints.whole_file(path) as temporary:
@@ -1316,7 +1322,7 @@ def picture_flags(args, recorded=None):
 
 
 def load_for_testing(args):
-    """The models of `-w`, and the data to test them on."""
+    """The models of `-w`, the data to test them on, the models' records."""
     loaded = [
         checkpoints.load_model(path) if path.endswith(".keras") else None
         for path in args.weights
@@ -1339,7 +1345,21 @@ def load_for_testing(args):
     if args.jit_compile != "auto":
         for _, eval_model, _ in models:
             eval_model.jit_compile = args.jit_compile == "on"
-    return models, data
+    records = [model[1] if model else {} for model in loaded]
+    return models, data, dict(zip(args.weights, records))
+
+
+def trained_elsewhere(records, tested_on):
+    """Lines that name the models which were trained on another data set.
+
+    Args:
+        records: Dictionary, a model's record for each file.
+        tested_on: Name of the data.
+    """
+    for path, record in records.items():
+        name = record.get("flags", {}).get("dataset")
+        if name and os.path.basename(name) != os.path.basename(tested_on):
+            yield f"{path} was trained on {name}"
 
 
 def as_asked(model, record, path, args, data):
@@ -1364,7 +1384,7 @@ def as_asked(model, record, path, args, data):
 
 def run_testing(args):
     """Tests as the flags say, and prints the figures."""
-    models, data = load_for_testing(args)
+    models, data, records = load_for_testing(args)
     manipulate_model = models[0][2]
     if args.digit is not None:
         if manipulate_model is None:
@@ -1373,8 +1393,12 @@ def run_testing(args):
                 "it is a baseline, or was trained with --lam_recon 0"
             )
         drawn = class_number(args.digit, data)
-    figures = test([model[1] for model in models], data, args.save_dir)
+    figures = test(
+        [model[1] for model in models], data, args.save_dir, args.weights
+    )
     print(f"Tested on {data.name}: {', '.join(args.weights)}")
+    for line in trained_elsewhere(records, data.name):
+        print(line)
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
     print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
@@ -1383,15 +1407,7 @@ def run_testing(args):
         f"({figures['mistakes']} of {figures['pictures']})"
     )
     if figures["mistakes"]:
-        errors = {n: c["error"] or 0 for n, c in figures["classes"].items()}
-        name = max(errors, key=errors.get)
-        worst = figures["classes"][name]
-        others = list(errors.values()).count(errors[name]) - 1
-        print(
-            f"Worst class: {name}, {worst['error']:.2f} % "
-            f"({worst['mistakes']} of {worst['pictures']})"
-            + (f", and {others} more like it" if others else "")
-        )
+        print(worst_classes(figures["classes"]))
     else:
         print("No mistakes, so no mistakes.png")
     written = ["test.json", "confusion.png"]
@@ -1440,6 +1456,24 @@ def run_export(args):
         f"Load it: served = tf.saved_model.load({args.export!r}); "
         "served.serve(images)"
     )
+
+
+def worst_classes(classes, named=3):
+    """A line that names the classes with the largest error.
+
+    Args:
+        classes: `figures["classes"]` of `test`.
+        named: How many of those with the same error are named.
+    """
+    errors = {name: each["error"] or 0 for name, each in classes.items()}
+    largest = max(errors.values())
+    worst = [name for name in errors if errors[name] == largest]
+    if len(worst) == 1:
+        counts = "{mistakes} of {pictures}".format(**classes[worst[0]])
+        return f"Worst class: {worst[0]}, {largest:.2f} % ({counts})"
+    listed = ", ".join(worst[:named])
+    more = f" and {len(worst) - named} more" if len(worst) > named else ""
+    return f"Worst classes: {listed}{more}, {largest:.2f} % each"
 
 
 def class_number(name, data):

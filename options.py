@@ -219,7 +219,7 @@ def add_training_options(parser, batch_help):
         "--epochs",
         type=positive_int,
         default=50,
-        help="(default: %(default)s)",
+        help="passes over the training pictures (default: %(default)s)",
     )
     group.add_argument(
         "--batch_size", type=positive_int, default=None, help=batch_help

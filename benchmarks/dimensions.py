@@ -119,7 +119,7 @@ def main(argv=None):
     import capsulenet
 
     try:
-        models, data = capsulenet.load_for_testing(flags)
+        models, data, _ = capsulenet.load_for_testing(flags)
     except (capsulenet.checkpoints.FileError, OSError, ValueError) as error:
         print(f"dimensions.py: {error}", file=sys.stderr)
         return 2

@@ -169,6 +169,14 @@ def test_parents_do_not_import_keras():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_a_try_does_not_overwrite_the_figures(tmp_path):
+    for script in (speed, growth, settings):
+        assert script.parse_args(["--quick"]).out == processes.TRY
+        assert script.parse_args([]).out == str(ROOT / "benchmarks")
+        given = script.parse_args(["--quick", "--out", str(tmp_path)])
+        assert given.out == str(tmp_path)
+
+
 def test_explicit_flags_win_over_quick():
     args = speed.parse_args(["--quick", "--batch_size", "7"])
     assert (args.batch_size, args.steps) == (7, speed.QUICK["steps"])

@@ -1039,6 +1039,7 @@ def test_testing_prints_and_records_the_figures(tmp_path, trained, arrays):
     assert figures["accuracy"] == pytest.approx(1 - wrong / 12)
     assert figures["test_error"] == pytest.approx(100 * wrong / 12)
     assert (figures["mistakes"], figures["pictures"]) == (wrong, 12)
+    assert "was trained on" not in run.out
     lines = run.out.splitlines()
     assert f"Accuracy: {100 - 100 * wrong / 12:.2f} %" in lines
     assert f"Test error: {100 * wrong / 12:.2f} % ({wrong} of 12)" in lines
@@ -1051,7 +1052,11 @@ def test_other_data_set_than_the_recorded_one_can_be_tested(tmp_path, trained):
     path = write_bars(tmp_path / "other.npz", test=9)
     run = command(tmp_path, "-t", "-w", trained.model_path(), "--dataset", path)
     assert run.status == 0, run.err
-    assert json.loads((tmp_path / "test.json").read_text())["pictures"] == 9
+    figures = json.loads((tmp_path / "test.json").read_text())
+    assert figures["pictures"] == 9
+    assert Path(figures["dataset"]).name == "other.npz"
+    assert figures["weights"] == [trained.model_path()]
+    assert f"{trained.model_path()} was trained on " in run.out
 
 
 @pytest.mark.parametrize("count", (1, 3, 49, 50, 51, 200, 10_000))
@@ -1339,7 +1344,7 @@ def test_testing_computes_as_precision_and_convolution_flags_ask(trained):
         )
     )
     found = []
-    for (models,), data in (plain, flagged):
+    for (models,), data, _ in (plain, flagged):
         eval_model = models[1]
         lengths = capsulenet.lengths_model(eval_model)
         found.append(
