@@ -1,6 +1,6 @@
 """One network in a process of its own, measured at its parent's word.
 
-`speed.py` and `growth.py` start it (`processes.Worker`); it is no command of
+`speed.py` and the others start it (`processes.Worker`); it is no command of
 its own. The only argument is a JSON object: `network` ("classic", "direct"
 or "ours"), `batch_size`, `size` (of a square picture), `n_class`,
 `routings`, `dtype_policy`, `jit_compile` and, if it is not 1,
@@ -207,8 +207,13 @@ class Bench:
             self.train_model.train_on_batch(*self.batch)
         return (time.perf_counter() - start) / steps
 
+    def shifted(self, pictures):
+        """Random pictures as training gets them."""
+        shift = datasets.max_shift((self.spec["size"],) * 2, 0.1)
+        return batches_of(self.spec, pictures, shift=shift, shuffle=True)
+
     def fit(self, steps):
-        batches = batches_of(self.spec, steps * self.spec["batch_size"])
+        batches = self.shifted(steps * self.spec["batch_size"])
         start = time.perf_counter()
         self.train_model.fit(
             capsulenet.pipeline(batches), verbose=0, shuffle=False
@@ -230,8 +235,7 @@ class Bench:
 
     def feed(self, pictures):
         """A whole epoch, since its order and shifts are drawn at once."""
-        shift = datasets.max_shift((self.spec["size"],) * 2, 0.1)
-        batches = batches_of(self.spec, pictures, shift=shift, shuffle=True)
+        batches = self.shifted(pictures)
         start = time.perf_counter()
         for index in range(len(batches)):
             batches[index]

@@ -18,6 +18,7 @@ BENCHMARKS = ROOT / "benchmarks"
 sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
 
 import dimensions  # noqa: E402
+import epochs  # noqa: E402
 import growth  # noqa: E402
 import processes  # noqa: E402
 import settings  # noqa: E402
@@ -170,7 +171,7 @@ def test_parents_do_not_import_keras():
 
 
 def test_a_try_does_not_overwrite_the_figures(tmp_path):
-    for script in (speed, growth, settings):
+    for script in (speed, growth, settings, epochs):
         assert script.parse_args(["--quick"]).out == processes.TRY
         assert script.parse_args([]).out == str(ROOT / "benchmarks")
         given = script.parse_args(["--quick", "--out", str(tmp_path)])
@@ -434,3 +435,38 @@ def test_dimensions_of_a_small_model(tiny, tmp_path, capsys):
     assert "no decoder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         dimensions.main([*argv, str(tmp_path / "missing.keras")])
+
+
+@pytest.mark.slow
+def test_epochs_are_measured_for_each_setting(tmp_path):
+    argv = ["--quick", "--networks", "ours", "--batch_sizes", "2", "3"]
+    argv += ["--dtype_policies", "float32", "--out", str(tmp_path)]
+    ended = run("epochs.py", *argv)
+    assert ended.returncode == 0, ended.stderr
+    record = json.loads((tmp_path / "epochs.json").read_text())
+    assert [row["batch_size"] for row in record["rows"]] == [2, 3]
+    for row in record["rows"]:
+        assert row["pictures"] == 6
+        assert len(row["seconds_per_epoch"]) == 1
+        assert 0 < row["seconds_per_epoch"][0] < 60
+    text = (tmp_path / "epochs.md").read_text()
+    assert "mean nothing" in text and text in ended.stdout
+    assert text.count("| ours ") == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_utilisation_is_what_nvidia_smi_says(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 37\necho 12\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    with epochs.watched_gpu(seconds=0.01) as found:
+        end = time.monotonic() + 10
+        while not found and time.monotonic() < end:
+            time.sleep(0.01)
+    assert set(found) == {37.0}
+    monkeypatch.setattr(epochs.shutil, "which", lambda _: None)
+    with epochs.watched_gpu(seconds=0.01) as found:
+        time.sleep(0.05)
+    assert found == []
