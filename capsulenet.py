@@ -646,8 +646,8 @@ def tensorflow():
 
 def make_deterministic():
     """The same operations in the same order, whatever the threads do."""
-    if tensorflow():
-        tensorflow().config.experimental.enable_op_determinism()
+    if tf := tensorflow():
+        tf.config.experimental.enable_op_determinism()
 
 
 def pipeline(batches):

@@ -222,6 +222,23 @@ def plan(input_size, kernel_size, strides, padding):
     return axes, [axis.matrices() for axis in axes]
 
 
+def multiplications(y, x, channels, filters):
+    """Multiplications of the fast path by the plans of its two axes.
+
+    Returns:
+        Triple of integers: for one picture the products over the channels and
+        the transforms of its input and output; and the transform of the
+        kernel, which all pictures of a batch share.
+    """
+    points, tiles = y.n * x.n, y.tiles * x.tiles
+    products = points * tiles * channels * filters
+    # An axis after the other, as `fast_convolution` does it.
+    data = y.n * y.tiles * x.size * channels * (y.size + x.n * x.tiles)
+    output = points * tiles * y.m * x.m * filters
+    kernel = x.n * y.kernel_size * (x.kernel_size + y.n) * channels * filters
+    return products, data + output, kernel
+
+
 def saving(input_size, kernel_size, strides, padding, channels, filters):
     """How many times fewer multiplications the fast path needs.
 
@@ -232,14 +249,8 @@ def saving(input_size, kernel_size, strides, padding, channels, filters):
     direct = (y.outputs * y.kernel_size * x.outputs * x.kernel_size) * (
         channels * filters
     )
-    points, tiles = y.n * x.n, y.tiles * x.tiles
-    products = points * tiles * channels * filters
-    # An axis after the other, as `fast_convolution` does it.
-    data = y.n * y.tiles * x.size * channels * (y.size + x.n * x.tiles)
-    output = points * tiles * y.m * x.m * filters
-    kernel = x.n * y.kernel_size * (x.kernel_size + y.n) * channels * filters
-    total = products + data + output + kernel / NOMINAL_BATCH
-    return direct / total
+    products, transforms, kernel = multiplications(y, x, channels, filters)
+    return direct / (products + transforms + kernel / NOMINAL_BATCH)
 
 
 def transform_kernel(kernel, axes, matrices):

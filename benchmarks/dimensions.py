@@ -28,9 +28,7 @@ from pathlib import Path
 
 import processes
 
-sys.path.insert(0, str(processes.ROOT))
-
-import options  # noqa: E402
+import options
 
 # What grows and what shrinks, and the change that counts.
 WORDS = (

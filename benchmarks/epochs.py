@@ -26,7 +26,7 @@ import threading
 
 import processes
 
-import options  # noqa: E402
+import options
 
 NETWORKS = ("classic", "direct", "ours")
 POLICIES = ("float32", "mixed_bfloat16")
@@ -172,17 +172,11 @@ def markdown(record):
 def main(argv=None):
     """Measures, prints the table and writes it; returns the status."""
     args = parse_args(argv)
-    try:
-        rows = measure(args)
-    except processes.WorkerError as error:
-        print(f"epochs.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("epochs.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    given = sys.argv[1:] if argv is None else argv
+    rows, status = processes.measured(lambda: measure(args), "epochs.py")
+    if status:
+        return status
     record = {
-        "command": processes.command_line("epochs.py", given),
+        "command": processes.command_line("epochs.py", argv),
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "rows": rows,
     }

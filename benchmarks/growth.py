@@ -291,16 +291,10 @@ def draw(record, path):
 def main(argv=None):
     """Measures, prints the tables and writes them; returns the status."""
     args = parse_args(argv)
-    try:
-        record = measure(args)
-    except processes.WorkerError as error:
-        print(f"growth.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("growth.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    given = sys.argv[1:] if argv is None else argv
-    record = {"command": processes.command_line("growth.py", given), **record}
+    record, status = processes.measured(lambda: measure(args), "growth.py")
+    if status:
+        return status
+    record = {"command": processes.command_line("growth.py", argv), **record}
     name = functools.partial(
         processes.out_name, args.out, "growth", record["environment"]["backend"]
     )

@@ -61,9 +61,7 @@ from pathlib import Path
 
 import processes
 
-sys.path.insert(0, str(processes.ROOT))
-
-import options  # noqa: E402
+import options
 
 VERSIONS = {
     "v1": ("-r", "1", "--lam_recon", "0"),

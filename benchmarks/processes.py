@@ -148,6 +148,23 @@ class Worker:
         self.close()
 
 
+def measured(measure, script):
+    """Calls `measure`, and says in one line why it ended early.
+
+    Returns:
+        Pair: what it returned, or None; and the exit status of the script, 0,
+        1 when a worker failed, or 130 when the user interrupted it.
+    """
+    try:
+        return measure(), 0
+    except WorkerError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return None, 1
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted; nothing was written", file=sys.stderr)
+        return None, 130
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Yields a name to write to; it becomes `path` when all went well."""
@@ -176,11 +193,17 @@ def out_name(folder, stem, backend, suffix):
     return Path(folder) / f"{stem}{backend}.{suffix}"
 
 
-def command_line(script, argv):
-    """The command as the user gave it, with the backend if it was chosen."""
+def command_line(script, argv=None):
+    """The command as the user gave it, with the backend if it was chosen.
+
+    Args:
+        script: Name of a file in this folder.
+        argv: Its flags, a list; by default the process's own.
+    """
     backend = os.environ.get("KERAS_BACKEND")
     chosen = [f"KERAS_BACKEND={backend}"] if backend else []
-    return " ".join([*chosen, "python", f"benchmarks/{script}", *argv])
+    given = sys.argv[1:] if argv is None else argv
+    return " ".join([*chosen, "python", f"benchmarks/{script}", *given])
 
 
 def machine_line(environment):

@@ -192,14 +192,9 @@ def markdown(record):
 def main(argv=None):
     """Measures, prints the table and writes it; returns the status."""
     args = parse_args(argv)
-    try:
-        record = measure(args)
-    except processes.WorkerError as error:
-        print(f"settings.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("settings.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    record, status = processes.measured(lambda: measure(args), "settings.py")
+    if status:
+        return status
     if not record["rows"]:
         missing = ", ".join(record["missing"])
         print(f"settings.py: not installed: {missing}", file=sys.stderr)

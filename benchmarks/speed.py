@@ -316,17 +316,11 @@ def markdown(record):
 def main(argv=None):
     """Measures, prints the tables and writes them; returns the status."""
     args = parse_args(argv)
-    try:
-        record = measure(args)
-    except processes.WorkerError as error:
-        print(f"speed.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("speed.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    record, status = processes.measured(lambda: measure(args), "speed.py")
+    if status:
+        return status
     record["goals"] = goals(record)
-    given = sys.argv[1:] if argv is None else argv
-    record = {"command": processes.command_line("speed.py", given), **record}
+    record = {"command": processes.command_line("speed.py", argv), **record}
     text = markdown(record)
     name = functools.partial(
         processes.out_name, args.out, "speed", record["environment"]["backend"]

@@ -143,14 +143,11 @@ def convolution_work(layer, input_shape, batch_size, first=False):
         return (times * batch_size * direct,) * 2
     geometry = (height, width), layer.kernel_size, layer.strides, layer.padding
     (y, x), _ = fastconv.plan(*geometry)
-    products = y.n * x.n * y.tiles * x.tiles * channels * layer.filters
-    of_kernel = (
-        x.n * y.kernel_size * (x.kernel_size + y.n) * (channels * layer.filters)
+    products, transforms, kernel = fastconv.multiplications(
+        y, x, channels, layer.filters
     )
-    total = direct / fastconv.saving(*geometry, channels, layer.filters)
-    of_pictures = total - products - of_kernel / fastconv.NOMINAL_BATCH
-    done = batch_size * (times * products + 2 * of_pictures) + 2 * of_kernel
-    return times * batch_size * direct, round(done)
+    done = batch_size * (times * products + 2 * transforms) + 2 * kernel
+    return times * batch_size * direct, done
 
 
 def work(train_model, batch_size):
