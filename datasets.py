@@ -16,6 +16,7 @@ its own size allows.
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import math
 import os
@@ -125,8 +126,8 @@ def load(
             without `train` and `test` keeps for the test; 0.2 if `None`.
         skip_unreadable: Boolean, leave out the pictures of a folder that
             cannot be read instead of stopping.
-        seed: Integer, draws the digits of `"digits"` and the test pictures
-            of `test_fraction`.
+        seed: Integer, draws the digits of `"digits"`. The test pictures of
+            `test_fraction` do not depend on it.
 
     Returns:
         A `Dataset`.
@@ -145,7 +146,6 @@ def load(
                 1 if grayscale else None,
                 test_fraction or 0.2,
                 skip_unreadable,
-                seed,
             )
         else:
             parts, class_names = _load_arrays(name, path, seed)
@@ -207,6 +207,22 @@ def hold_out(dataset, fraction, seed):
         dataset, x_train=dataset.x_train[kept], y_train=y[kept]
     )
     return remaining, dataset.x_train[held], y[held]
+
+
+def reorder(dataset, class_names):
+    """The same data set with its classes in another order.
+
+    Args:
+        dataset: A `Dataset`; it is left as it is.
+        class_names: Its class names, in any order.
+    """
+    place = np.array([class_names.index(name) for name in dataset.class_names])
+    return dataclasses.replace(
+        dataset,
+        y_train=place[dataset.y_train],
+        y_test=place[dataset.y_test],
+        class_names=list(class_names),
+    )
 
 
 def max_shift(shape, shift_fraction):
@@ -616,9 +632,7 @@ def _check_parts(name, train, test):
 
 
 def _to_uint8(name, pictures):
-    """Values 0 to 255 stay; floats of which none is above 1 count as 0 to 1."""
-    if all(x.dtype == np.uint8 for x in pictures):
-        return pictures
+    """Values up to 255 stay; where none is above 1 they count as 0 to 1."""
     if any(x.dtype.kind not in "buif" for x in pictures):
         raise DatasetError(
             "expected pictures of numbers, received "
@@ -634,14 +648,18 @@ def _to_uint8(name, pictures):
             f"received values from {low:g} to {high:g} in {name!r}: store "
             "them as uint8"
         )
-    floats = [x for x in pictures if x.dtype.kind in "bf"]
-    scale = 255 if floats and max(x.max() for x in floats) <= 1 else 1
-    return [
-        np.rint(x * scale).astype(np.uint8)
-        if x.dtype.kind in "bf"
-        else x.astype(np.uint8)
-        for x in pictures
-    ]
+    # One part may be floats up to 1, and the other integers up to 255.
+    tops = {}
+    for x in pictures:
+        tops.setdefault(x.dtype.kind in "bf", []).append(x.max())
+    scaled = []
+    for x in pictures:
+        if max(tops[x.dtype.kind in "bf"]) <= 1:
+            x = x * np.float32(255)
+        if x.dtype.kind == "f":
+            x = np.rint(x)
+        scaled.append(x.astype(np.uint8, copy=False))
+    return scaled
 
 
 def _index_labels(name, y_train, y_test, class_names):
@@ -825,7 +843,7 @@ def _has_parts(folder):
 
 
 def _load_pictures(
-    folder, image_size, channels, test_fraction, skip_unreadable, seed
+    folder, image_size, channels, test_fraction, skip_unreadable
 ):
     has_parts = _has_parts(folder)
     class_folders = [
@@ -834,9 +852,9 @@ def _load_pictures(
         for class_folder in _subfolders(folder / part)
     ]
     found = [
-        (part, class_folder.name, path)
+        (part, class_folder, path)
         for part, class_folder in class_folders
-        for path in sorted(filter(_is_picture, class_folder.iterdir()))
+        for path in picture_files(class_folder)
     ]
     if not found and any(map(_is_picture, Path(folder).iterdir())):
         raise DatasetError(
@@ -859,11 +877,12 @@ def _load_pictures(
     )
     found = [entry for entry in found if entry[2] in pictures]
     class_names = sorted({each.name for _, each in class_folders})
-    y = np.array([class_names.index(entry[1]) for entry in found])
+    y = np.array([class_names.index(entry[1].name) for entry in found])
     if has_parts:
         is_test = np.array([entry[0] == "test" for entry in found])
     else:
-        is_test = _choose_test(y, test_fraction, seed)
+        names = [path.relative_to(each).as_posix() for _, each, path in found]
+        is_test = _choose_test(y, names, test_fraction)
     notes += _count_classes(folder, y, is_test, class_names)
     x = _stack(pictures.values())
     return [(x[c], y[c]) for c in (~is_test, is_test)], class_names, notes
@@ -921,12 +940,21 @@ def _stack(pictures):
     )
 
 
-def _choose_test(y, test_fraction, seed):
-    """Which pictures are for the test: of each class at least one."""
-    generator = np.random.default_rng(seed)
+def _choose_test(y, names, test_fraction):
+    """Which pictures are for the test: of each class at least one.
+
+    The names alone decide, by their digests, and no seed: models of several
+    seeds keep the same pictures for the test, so that none of an ensemble was
+    trained on them, and where a picture is added or removed, one other at
+    most changes its part.
+    """
+    digests = np.array(
+        [hashlib.sha256(os.fsencode(n)).hexdigest() for n in names]
+    )
     is_test = np.zeros(len(y), bool)
     for label in np.unique(y):
-        members = generator.permutation(np.flatnonzero(y == label))
+        members = np.flatnonzero(y == label)
+        members = members[np.argsort(digests[members])]
         count = max(1, round(test_fraction * len(members)))
         is_test[members[: min(count, len(members) - 1)]] = True
     return is_test

@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import shutil
 import struct
 import sys
 import time
@@ -617,6 +618,18 @@ def test_npz_integers_of_other_types_become_uint8(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_npz_integers_of_zero_and_one_are_black_and_white(tmp_path, dtype):
+    values = arrays()
+    parts = {
+        part: (values[part] > 100).astype(dtype)
+        for part in ("x_train", "x_test")
+    }
+    dataset = load(write_npz(tmp_path / "set.npz", **parts))
+    np.testing.assert_array_equal(dataset.x_train, parts["x_train"] * 255)
+    np.testing.assert_array_equal(dataset.x_test, parts["x_test"] * 255)
+
+
 X, Y = arrays()["x_train"], arrays()["y_train"]
 
 
@@ -873,13 +886,45 @@ def test_folder_of_classes_keeps_a_part_of_each_for_the_test(tmp_path):
         for part in (dataset.x_train, dataset.x_test)
     )
     assert len(train) + len(test) == len(train | test) == 17
-    same, other = load(tmp_path), load(tmp_path, seed=1)
-    np.testing.assert_array_equal(dataset.x_test, same.x_test)
-    assert not np.array_equal(dataset.x_test, other.x_test)
     half = load(tmp_path, test_fraction=0.5)
     assert np.bincount(half.y_test).tolist() == [5, 1, 2]
     most = load(tmp_path, test_fraction=0.99)
     assert np.bincount(most.y_train).tolist() == [1, 1, 1]
+
+
+def test_no_seed_and_hardly_a_new_picture_changes_the_test_part(tmp_path):
+    """Or a model would be tested on pictures that it was trained on."""
+
+    def parts():
+        dataset = load(tmp_path, seed=len(list(tmp_path.rglob("*.png"))))
+        return [
+            {x.tobytes() for x in part}
+            for part in (dataset.x_train, dataset.x_test)
+        ]
+
+    write_folder(tmp_path, {"a": 40, "b": 30})
+    train, test = parts()
+    shutil.move(tmp_path / "a" / "0.png", tmp_path / "a" / "renamed.png")
+    assert [len(train), len(test)] == [len(part) for part in parts()]
+    shutil.copy(tmp_path / "a" / "1.png", tmp_path / "b" / "new.png")
+    (tmp_path / "a" / "2.png").unlink()
+    later_train, later_test = parts()
+    assert len(test & later_train) <= 3 and len(train & later_test) <= 3
+    # Not simply the first or the last of them.
+    y = np.zeros(40, int)
+    chosen = np.flatnonzero(
+        datasets._choose_test(y, [f"{i:02}.png" for i in range(40)], 0.2)
+    )
+    assert len(chosen) == 8 and chosen.min() < 16 and chosen.max() > 24
+
+
+def test_pictures_in_folders_of_a_class_folder_belong_to_the_class(tmp_path):
+    write_folder(tmp_path, {"a": 2, "b": 2})
+    write_folder(tmp_path / "a", {"more": 4, ".hidden": 3})
+    dataset = load(tmp_path)
+    assert dataset.class_names == ["a", "b"]
+    y = np.concatenate([dataset.y_train, dataset.y_test])
+    assert np.bincount(y).tolist() == [6, 2]
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -1, 2, math.nan])
