@@ -19,6 +19,8 @@ The paper's letters, and the names used here:
 All layers take any batch size and work with every backend of Keras 3.
 """
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -215,13 +217,13 @@ class PrimaryCap(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive(dim_capsule=dim_capsule, n_channels=n_channels)
-        self.dim_capsule = dim_capsule
-        self.n_channels = n_channels
+        self.dim_capsule, self.n_channels = positive_integers(
+            dim_capsule=dim_capsule, n_channels=n_channels
+        )
         self.scale = scale
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.conv = FastConv2D(
-            dim_capsule * n_channels,
+            self.dim_capsule * self.n_channels,
             kernel_size,
             strides=strides,
             padding=padding,
@@ -343,12 +345,9 @@ class CapsuleLayer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive(
+        self.num_capsule, self.dim_capsule, self.routings = positive_integers(
             num_capsule=num_capsule, dim_capsule=dim_capsule, routings=routings
         )
-        self.num_capsule = num_capsule
-        self.dim_capsule = dim_capsule
-        self.routings = routings
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -517,11 +516,16 @@ def couple(logits):
     return exponentials * (1.0 / ops.sum(exponentials, axis=0, keepdims=True))
 
 
-def check_positive(**arguments):
-    """Raises ValueError unless every argument is a positive integer."""
+def positive_integers(**arguments):
+    """The arguments as Python's integers; NumPy's are welcome.
+
+    Raises:
+        ValueError: Unless every argument is a positive integer.
+    """
     for name, value in arguments.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(
                 f"Expected {name} to be a positive integer. "
                 f"Received: {name}={value!r}"
             )
+    return map(int, arguments.values())

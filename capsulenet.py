@@ -79,6 +79,21 @@ class Decay(keras.optimizers.schedules.ExponentialDecay):
         return {**super().get_config(), "minimum": self.minimum}
 
 
+def make_schedule(steps, lr, lr_decay, lr_decay_steps=0, lr_min=0.0):
+    """The learning rate by step, as the flags of these names describe it.
+
+    Args:
+        steps: Positive integer, steps of an epoch.
+    """
+    return Decay(
+        lr,
+        lr_decay_steps or steps,
+        lr_decay,
+        staircase=not lr_decay_steps,
+        minimum=lr_min,
+    )
+
+
 def initializers(init, capsule_bias):
     """Initializers of each layer: conv1, primary, capsules, decoder."""
     if init == "authors":
@@ -799,13 +814,7 @@ def train(
         shuffle=True,
         class_weight=class_weight,
     )
-    schedule = Decay(
-        lr,
-        lr_decay_steps or len(batches),
-        lr_decay,
-        staircase=not lr_decay_steps,
-        minimum=lr_min,
-    )
+    schedule = make_schedule(len(batches), lr, lr_decay, lr_decay_steps, lr_min)
     compile_model(
         train_model, schedule, lam_recon, ema, jit_compile, steps_per_execution
     )
@@ -818,7 +827,7 @@ def train(
         state = {**resumed, "flags": record.get("flags", {})}
         checkpoints.cut_log(log_path, state["epochs_done"])
     else:
-        checkpoints.drop_checkpoint(checkpoint)
+        checkpoints.drop_run(save_dir)
 
     def save(figures):
         checkpoints.save_model(eval_model, model_path, {**record, **figures})
@@ -1241,6 +1250,7 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
             f"{utils.cross(input_shape)}, {len(data.class_names)} classes; "
             f"{record['parameters']:,} weights"
         )
+        print(last_rate(args, math.ceil(len(data.x_train) / batch_size)))
     if not resumed:
         tell_replaced(args.save_dir)
     with scope():
@@ -1278,6 +1288,14 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     if args.save_dir != "result":
         hint += f" --save_dir {args.save_dir}"
     print(hint)
+
+
+def last_rate(args, steps):
+    """A line that says how far the learning rate will fall."""
+    rates = args.lr, args.lr_decay, args.lr_decay_steps, args.lr_min
+    schedule = make_schedule(steps, *rates)
+    last = float(schedule(steps * args.epochs - 1))
+    return f"Learning rate {args.lr:.3g}, in the last step {last:.3g}"
 
 
 def tell_replaced(save_dir):
@@ -1329,9 +1347,12 @@ def load_for_testing(args):
     ]
     flags = next((model[1].get("flags", {}) for model in loaded if model), {})
     name = args.dataset or flags.get("dataset") or "mnist"
-    # The seed draws the digits, and which pictures of a folder are for tests.
+    # The seed draws the digits.
     seed = args.seed if "seed" in args.given else flags.get("seed", args.seed)
     data = datasets.load(name, seed=seed, **picture_flags(args, flags))
+    records = [model[1] if model else {} for model in loaded]
+    records = dict(zip(args.weights, records))
+    data = order_classes(data, records)
     models = []
     for path, model in zip(args.weights, loaded):
         if model is None:
@@ -1345,29 +1366,68 @@ def load_for_testing(args):
     if args.jit_compile != "auto":
         for _, eval_model, _ in models:
             eval_model.jit_compile = args.jit_compile == "on"
-    records = [model[1] if model else {} for model in loaded]
-    return models, data, dict(zip(args.weights, records))
+    return models, data, records
 
 
-def trained_elsewhere(records, tested_on):
-    """Lines that name the models which were trained on another data set.
+def order_classes(data, records):
+    """The data with its classes in the order that the models know them in.
+
+    Args:
+        data: A `datasets.Dataset`.
+        records: Dictionary, a model's record for each file.
+
+    Returns:
+        The data as it is where the models know other classes.
+
+    Raises:
+        FileError: If the models have them in different orders.
+    """
+    same = {
+        path: checkpoints.class_names_of(record, len(data.class_names))
+        for path, record in records.items()
+        if "class_names" in record
+    }
+    same = {
+        path: names
+        for path, names in same.items()
+        if sorted(names) == sorted(data.class_names)
+    }
+    if len({tuple(names) for names in same.values()}) > 1:
+        raise checkpoints.FileError(
+            "expected models with their classes in the same order after -w, "
+            f"got {', '.join(map(repr, same))}; test them one by one"
+        )
+    return datasets.reorder(data, next(iter(same.values()))) if same else data
+
+
+def trained_elsewhere(records, data):
+    """Lines that name the models which were trained on something else.
 
     Args:
         records: Dictionary, a model's record for each file.
-        tested_on: Name of the data.
+        data: The `datasets.Dataset` that they are tested on.
     """
     for path, record in records.items():
         name = record.get("flags", {}).get("dataset")
-        if name and os.path.basename(name) != os.path.basename(tested_on):
+        if name and os.path.basename(name) != os.path.basename(data.name):
             yield f"{path} was trained on {name}"
+        if "class_names" in record:
+            theirs = checkpoints.class_names_of(record, len(data.class_names))
+            if theirs != data.class_names:
+                yield (
+                    f"{path} knows other classes, which are compared in their "
+                    f"order: {datasets.listed(theirs)} with "
+                    f"{datasets.listed(data.class_names)}"
+                )
 
 
 def as_asked(model, record, path, args, data):
-    """A loaded model, built anew where `--dtype_policy` or `--conv` is given.
+    """A loaded model, built anew where a flag says how it is to compute.
 
-    Otherwise it computes as it was trained.
+    These are `--routings`, `--dtype_policy` and `--conv`; without them it
+    computes as it was trained.
     """
-    asked = args.given & {"dtype_policy", "conv"}
+    asked = args.given & {"routings", "dtype_policy", "conv"}
     if not asked or "flags" not in record:
         return model
     recorded = {
@@ -1397,7 +1457,7 @@ def run_testing(args):
         [model[1] for model in models], data, args.save_dir, args.weights
     )
     print(f"Tested on {data.name}: {', '.join(args.weights)}")
-    for line in trained_elsewhere(records, data.name):
+    for line in trained_elsewhere(records, data):
         print(line)
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
@@ -1558,6 +1618,9 @@ def interrupted(args):
         return "interrupted before the first epoch's end; nothing is saved yet"
     script = os.path.basename(sys.argv[0])
     command = f"python {script} --resume --save_dir {args.save_dir}"
+    for name in ("gpus", "device"):
+        if name in args.given:
+            command += f" --{name} {getattr(args, name)}"
     return f"interrupted; the finished epochs are saved. Go on: {command}"
 
 

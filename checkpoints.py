@@ -123,17 +123,30 @@ def locked(folder):
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, ".lock"), "a", encoding="utf-8")
     with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FileError(
-                    f"another run is writing to {folder!r}; wait for it, or "
-                    "choose another --save_dir"
-                ) from None
+        if is_alone(file, folder):
             remove_leftovers(folder)
             remove_leftovers(os.path.join(folder, "checkpoint"))
         yield
+
+
+def is_alone(file, folder):
+    """Locks an open file; False where the system cannot lock.
+
+    Raises:
+        FileError: If another run holds it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FileError(
+            f"another run is writing to {folder!r}; wait for it, or "
+            "choose another --save_dir"
+        ) from None
+    except OSError:  # Some network file systems have no locks.
+        return False
+    return True
 
 
 def remove_leftovers(folder):
@@ -520,8 +533,8 @@ def save_checkpoint(folder, model, state):
     state = {**state, "file": name, "sha256": sha256(path)}
     state["state_sha256"] = state_sha256(state)
     write_json(os.path.join(folder, "state.json"), state)
-    for other in os.listdir(folder):
-        if other not in (name, "state.json"):
+    for other in fnmatch.filter(os.listdir(folder), "epoch-*.weights.h5"):
+        if other != name:
             os.remove(os.path.join(folder, other))
 
 
@@ -563,15 +576,17 @@ def read_state(folder):
     return state
 
 
-def drop_checkpoint(folder):
-    """Removes the state of a checkpoint that a new run replaces.
+def drop_run(save_dir):
+    """Removes what says of a run that a new one replaces how it went.
 
     What the new run writes first, its log and weights, would otherwise
-    stand beside the state of the old one, should it be killed.
+    stand beside the state and the record of the old one, should it be killed.
+    The old model stays until there is a new one: it tells its own record.
     """
-    path = os.path.join(folder, "state.json")
-    with writing(path), contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+    for name in (os.path.join("checkpoint", "state.json"), RECORD, "log.png"):
+        path = os.path.join(save_dir, name)
+        with writing(path), contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def cut_log(path, epochs_done):

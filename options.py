@@ -38,6 +38,15 @@ NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 OTHER_FORMATS = (".onnx", ".tflite", ".h5", ".pb", ".pt")
 # How the convolutions of the capsule network look.
 GEOMETRY = ("conv_kernel", "conv_strides", "primary_kernel", "primary_strides")
+# What has no effect on a network without capsules.
+OF_CAPSULES = (
+    *GEOMETRY,
+    "routings",
+    "init",
+    "capsule_bias",
+    "primary_scale",
+    "lam_recon",
+)
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
 
@@ -433,6 +442,7 @@ def parse_args(argv=None, description=None, multi_gpu=False):
         flag: value
         for flag, value in RECIPES[recipe].items()
         if flag not in given
+        and not (args.model == "baseline" and flag in OF_CAPSULES)
     }
     if args.digit is not None:
         args.testing = True
@@ -491,7 +501,7 @@ def check(parser, args):
         parser.error("-w takes one file to start from; several need -t")
     if args.digit is not None and args.model == "baseline":
         parser.error("--digit needs capsules: --model baseline has none")
-    for name in GEOMETRY if args.model == "baseline" else ():
+    for name in OF_CAPSULES if args.model == "baseline" else ():
         if name in args.given:
             parser.error(f"--{name} is for capsules: --model baseline has none")
     if args.testing and args.resume:
@@ -622,5 +632,5 @@ def recorded_value(args, name):
     """A flag's value for the record: a path holds in every folder."""
     value = getattr(args, name)
     if name == "dataset" and value and value not in NAMED_DATASETS:
-        return os.path.abspath(value)
+        return os.path.abspath(os.path.expanduser(value))
     return value

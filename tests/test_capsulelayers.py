@@ -1,5 +1,7 @@
 """Tests of capsulelayers.py. References are NumPy loops, in float64."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -691,6 +693,18 @@ def test_capsule_layer_refuses_what_is_not_positive(argument, value):
     arguments = {"num_capsule": 3, "dim_capsule": 5, argument: value}
     with pytest.raises(ValueError, match=f"Received: {argument}="):
         CapsuleLayer(**arguments)
+
+
+def test_integers_of_numpy_are_welcome():
+    """`labels.max() + 1` is one, and JSON cannot hold it."""
+    capsules = CapsuleLayer(np.int64(3), np.uint8(5), routings=np.int32(2))
+    primary = PrimaryCap(np.int64(4), np.int64(2), kernel_size=3)
+    for layer in (capsules, primary):
+        again = type(layer).from_config(
+            json.loads(json.dumps(layer.get_config()))
+        )
+        assert again.get_config() == layer.get_config()
+    assert capsules.get_config()["num_capsule"] == 3
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, None])

@@ -573,6 +573,12 @@ def test_training_ends_with_the_error_and_the_command_to_test(trained):
     assert f"capsulenet.py -t -w {trained.model_path()}" in advice
 
 
+def test_rate_of_the_last_step_is_printed(trained):
+    # Four epochs, each 0.9 of the one before.
+    line = "Learning rate 0.001, in the last step 0.000729\n"
+    assert line in trained.out
+
+
 def test_interruption_tells_how_to_go_on(interrupted):
     run, log = interrupted
     message = message_of(run, status=130)
@@ -631,6 +637,10 @@ def test_new_run_that_is_stopped_leaves_no_mixture(
         "with which --resume would have gone on\n"
     ) in run.out
     assert not state.exists()
+    for old_file in ("run.json", "log.png"):
+        assert not (unfinished / old_file).exists()
+    # It tells its own record, and there is no other one yet.
+    assert (unfinished / "trained_model.keras").exists()
     log = (unfinished / "log.csv").read_bytes()
     assert (log == old) == (name == "on_train_begin")
     monkeypatch.undo()
@@ -847,6 +857,98 @@ def test_moving_average_is_what_is_validated(averaged, data):
     assert np.mean(losses) == pytest.approx(logged, rel=1e-3)
 
 
+def test_moving_average_is_what_is_tested(averaged, arrays):
+    run, _, _ = averaged
+    x = arrays["x_test"].astype("float32") / 255
+    lengths = run.model().predict(x, verbose=0)["capsnet"]
+    wrong = int(np.sum(lengths.argmax(-1) != arrays["y_test"]))
+    epoch = run.record()["epoch"]
+    logged = run.log()["test_error"][epoch - 1]
+    assert logged == pytest.approx(100 * wrong / 12)
+
+
+def test_averaged_weights_are_in_place_while_the_test_set_is_shown(
+    tmp_path, data, monkeypatch
+):
+    """On so few pictures both weights may make the same mistakes."""
+    predict, seen = capsulenet.predict, []
+
+    def watch(model, x, *args):
+        layer = model.model.get_layer("conv1")
+        seen.append(keras.ops.convert_to_numpy(layer.bias).copy())
+        return predict(model, x, *args)
+
+    monkeypatch.setattr(capsulenet, "predict", watch)
+    flags = "--epochs", 1, "--lam_recon", 0, "--ema", 0.75
+    run = train(tmp_path, data, *flags)
+    np.testing.assert_array_equal(seen, [weights_of(run.model())["conv1/bias"]])
+
+
+@pytest.mark.parametrize(
+    "fraction, largest", ((0, (0, 0)), (0.1, (1, 1)), (0.3, (5, 5)))
+)
+def test_training_shifts_by_the_part_that_is_asked_for(
+    tmp_path, data, monkeypatch, fraction, largest
+):
+    made, batches = [], datasets.ShiftedBatches
+
+    def watch(*args, **kwargs):
+        made.append(batches(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(datasets, "ShiftedBatches", watch)
+    train(tmp_path, data, "--epochs", 1, "--shift_fraction", fraction)
+    # The training pictures, then the test's.
+    assert [each.shift for each in made] == [largest, (0, 0)]
+
+
+def test_balanced_classes_weigh_in_the_training(tmp_path, arrays, plain):
+    """Rare classes count more: the loss is the weighted one."""
+    path = str(tmp_path / "rare.npz")
+    y = arrays["y_train"].copy()
+    y[10:] = 0
+    np.savez(path, **{**arrays, "y_train": y})
+    flags = "--epochs", 1, "--lr", 1e-12, "--lam_recon", 0
+    flags += "--shift_fraction", 0, "--batch_size", 40
+    flags += "-w", plain.model_path()
+    losses = []
+    for class_weight in ("none", "balanced"):
+        run = train(
+            tmp_path / class_weight,
+            path,
+            *flags,
+            "--class_weight",
+            class_weight,
+        )
+        x = arrays["x_train"].astype("float32") / 255
+        lengths = run.model().predict(x, verbose=0)["capsnet"]
+        each = np.array(reference_margin_loss(np.eye(N_CLASS)[y], lengths))
+        if class_weight == "balanced":
+            counts = [sum(y == label) for label in range(N_CLASS)]
+            each *= [40 / (N_CLASS * counts[label]) for label in y]
+        assert run.log()["loss"][0] == pytest.approx(each.mean(), rel=1e-4)
+        losses.append(each.mean())
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's own"
+)
+@pytest.mark.parametrize("jit_compile, expected", (("auto", 1), ("on", 0)))
+def test_operations_are_deterministic_unless_xla_orders_them(
+    tmp_path, trained, monkeypatch, jit_compile, expected
+):
+    asked = []
+    experimental = capsulenet.tensorflow().config.experimental
+    monkeypatch.setattr(
+        experimental, "enable_op_determinism", lambda: asked.append(True)
+    )
+    flags = "--jit_compile", jit_compile
+    run = command(tmp_path, "-t", "-w", trained.model_path(), *flags)
+    assert run.status == 0, run.err
+    assert len(asked) == expected
+
+
 def test_each_epoch_shifts_and_orders_the_pictures_anew(averaged):
     first, again = np.split(np.concatenate(averaged[2]), 2)
     assert first.shape == again.shape == (28, *SHAPE)
@@ -1057,6 +1159,64 @@ def test_other_data_set_than_the_recorded_one_can_be_tested(tmp_path, trained):
     assert Path(figures["dataset"]).name == "other.npz"
     assert figures["weights"] == [trained.model_path()]
     assert f"{trained.model_path()} was trained on " in run.out
+
+
+def named_models(tmp_path, plain, *orders):
+    """Files of one model that knows its classes by several names."""
+    for number, names in enumerate(orders):
+        path = str(tmp_path / f"{number}.keras")
+        checkpoints.save_model(plain.model(), path, {"class_names": names})
+        yield path
+
+
+def test_classes_are_found_by_their_names(tmp_path, plain, arrays):
+    """A data set that lists the same classes in another order."""
+    (path,) = named_models(tmp_path, plain, ["ant", "bee", "cow"])
+    names = np.array(["cow", "ant", "bee"])
+    place = np.array([1, 2, 0])  # Of ant, bee and cow.
+    labels = {part: place[arrays[part]] for part in ("y_train", "y_test")}
+    other = str(tmp_path / "other.npz")
+    np.savez(other, **{**arrays, **labels}, class_names=names)
+    run = command(tmp_path / "run", "-t", "-w", path, "--dataset", other)
+    assert run.status == 0, run.err
+    x = arrays["x_test"].astype("float32") / 255
+    lengths = plain.model().predict(x, verbose=0)["capsnet"]
+    wrong = int(np.sum(lengths.argmax(-1) != arrays["y_test"]))
+    figures = json.loads((run.folder / "test.json").read_text())
+    assert figures["mistakes"] == wrong
+    assert list(figures["classes"]) == ["ant", "bee", "cow"]
+    assert "other classes" not in run.out
+
+
+def test_other_classes_are_compared_in_their_order_and_said_so(
+    tmp_path, plain, data
+):
+    (path,) = named_models(tmp_path, plain, ["ant", "bee", "cow"])
+    run = command(tmp_path, "-t", "-w", path, "--dataset", data)
+    assert run.status == 0, run.err
+    assert (
+        f"{path} knows other classes, which are compared in their order: "
+        "ant, bee, cow with 0, 1, 2\n"
+    ) in run.out
+
+
+def test_models_with_classes_in_different_orders_are_no_ensemble(
+    tmp_path, plain, data
+):
+    paths = named_models(tmp_path, plain, ["0", "1", "2"], ["1", "0", "2"])
+    run = command(tmp_path, "-t", "--dataset", data, "-w", *paths)
+    assert "classes in the same order" in message_of(run)
+
+
+def test_rounds_of_routing_may_be_changed_for_the_test(tmp_path, trained):
+    models, data, _ = capsulenet.load_for_testing(
+        capsulenet.parse_args(["-t", "-w", trained.model_path(), "-r", "1"])
+    )
+    assert models[0][1].get_layer("digitcaps").routings == 1
+    x = data.x_test.astype("float32") / 255
+    found = models[0][1].predict(x, verbose=0)["capsnet"]
+    recorded = trained.model().predict(x, verbose=0)["capsnet"]
+    assert np.abs(found - recorded).max() > 1e-3
 
 
 @pytest.mark.parametrize("count", (1, 3, 49, 50, 51, 200, 10_000))

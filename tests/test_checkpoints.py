@@ -1,5 +1,6 @@
 """Tests of checkpoints.py: what is on the disk is whole, or refused."""
 
+import errno
 import json
 import os
 import signal
@@ -446,8 +447,12 @@ def test_checkpoint_brings_weights_and_optimizer_back(saved):
 def test_checkpoint_keeps_one_file_of_weights(saved):
     folder, model, step = saved
     step()
+    (folder / "best.pt").write_bytes(b"the user's")
+    (folder / ".notes").mkdir()
     checkpoints.save_checkpoint(folder, model, {"epochs_done": 2, "x": "y"})
-    assert sorted(os.listdir(folder)) == ["epoch-0002.weights.h5", "state.json"]
+    # The older checkpoint is gone, and what is not ours is left alone.
+    ours = ["epoch-0002.weights.h5", "state.json"]
+    assert sorted(os.listdir(folder)) == [".notes", "best.pt", *ours]
     state = checkpoints.read_state(folder)
     assert state["file"] == "epoch-0002.weights.h5"
     assert (state["epochs_done"], state["x"]) == (2, "y")
@@ -531,6 +536,17 @@ def test_second_run_in_a_folder_is_refused(tmp_path):
             pass
     with checkpoints.locked(folder):
         pass
+
+
+def test_file_system_without_locks_can_be_used(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(checkpoints.fcntl, "flock", refuse)
+    half = tmp_path / ".7-log.csv"  # Perhaps of a run that is writing it.
+    half.write_text("")
+    with checkpoints.locked(tmp_path):
+        assert half.exists()
 
 
 def test_killed_run_holds_its_folder_no_longer(tmp_path):

@@ -81,6 +81,8 @@ WRONG_COMMANDS = (
     ("-w text.keras text.h5", "several need -t"),
     ("--model baseline --digit 1 -w text.keras", "baseline has none"),
     ("--model baseline --conv_kernel 3", "--conv_kernel is for capsules"),
+    ("--model baseline -r 1", "--routings is for capsules"),
+    ("--model baseline --lam_recon 0", "--lam_recon is for capsules"),
     ("--predict picture.png", "--predict needs a model: -w FILE"),
     ("--predict none.png -w text.keras", "not there: none.png"),
     ("--predict picture.png -w text.h5", "a .keras file, got 'text.h5'"),

@@ -13,6 +13,7 @@ import pytest
 from conftest import bars
 
 import capsulenet
+import options
 import utils
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,15 @@ def test_test_error_is_shown_after_every_epoch(runs):
     expected = utils.read_log(one / "log.csv")["test_error"]
     np.testing.assert_allclose(errors, expected, atol=100 * 1.5 / 53)
     assert "Training on 2 devices" in printed
+
+
+def test_interrupted_run_is_told_to_go_on_with_its_devices(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").touch()
+    argv = ["--gpus", "2", "--device", "cpu", "--save_dir", str(tmp_path)]
+    args = options.parse_args(argv, multi_gpu=True)
+    advice = f"--resume --save_dir {tmp_path} --gpus 2 --device cpu"
+    assert capsulenet.interrupted(args).endswith(advice)
 
 
 @tensorflow_only

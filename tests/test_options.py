@@ -170,6 +170,11 @@ def test_recipe_paper_sets_what_the_authors_code_does():
     }
     assert paper["recipe_sets"] == changed
     assert classic["recipe_sets"] == {}
+    # Where there are no capsules, the rest is all that it sets.
+    baseline = parse("--recipe", "paper", "--model", "baseline")
+    assert set(baseline.recipe_sets) == {
+        *("batch_size", "lr_decay", "lr_decay_steps", "lr_min")
+    }
 
 
 def test_given_flag_overrides_the_recipe():
@@ -371,6 +376,10 @@ def test_backend_that_is_not_installed(monkeypatch, capsys):
 def test_record_names_a_path_that_holds_in_every_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = options.parse_args(["--dataset", "pictures"])
+    assert options.flags_of(args)["dataset"] == str(tmp_path / "pictures")
+    # The shell leaves the ~ of --dataset=~/pictures as it is.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = options.parse_args(["--dataset=~/pictures"])
     assert options.flags_of(args)["dataset"] == str(tmp_path / "pictures")
     args = options.parse_args(["--dataset", "digits"])
     assert options.flags_of(args)["dataset"] == "digits"
