@@ -2,10 +2,10 @@
 
 `FastConv2D` is `keras.layers.Conv2D` with one more argument, `method`. Its
 weights, its config and its files are those of `Conv2D`; only the way to the
-result differs. The fast way needs a fraction of the multiplications (an eighth in the
-products over channels, for the 9x9 convolution of CapsNet's primary capsules, and
-with the transforms before and after them a sixth) and does them as dense matrix
-products, which is what a CPU is best at.
+result differs. The fast way needs a fraction of the multiplications (for the
+9x9 convolution of CapsNet's primary capsules an eighth in the products over
+the channels, and a sixth with the transforms before and after them) and does
+them as dense matrix products, which is what a CPU is best at.
 
 How it works, in one dimension first:
 
