@@ -374,14 +374,10 @@ def test_settings_without_any_backend(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jit_compile", ("auto", "on"))
-def test_worker_builds_what_a_setting_says(jit_compile):
+def test_worker_builds_what_a_setting_says():
     spec = {**SPEC, "network": "ours", "steps_per_execution": 5}
-    spec["jit_compile"] = jit_compile
-    model, eval_model = worker.build(spec)
+    model, _ = worker.build(spec)
     assert model.steps_per_execution == 5
-    if jit_compile == "on":
-        assert model.jit_compile is eval_model.jit_compile is True
 
 
 def test_a_setting_is_measured_in_training_and_predict(tmp_path):
