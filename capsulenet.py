@@ -1349,9 +1349,17 @@ def load_for_testing(args):
     name = args.dataset or flags.get("dataset") or "mnist"
     # The seed draws the digits.
     seed = args.seed if "seed" in args.given else flags.get("seed", args.seed)
-    data = datasets.load(name, seed=seed, **picture_flags(args, flags))
     records = [model[1] if model else {} for model in loaded]
     records = dict(zip(args.weights, records))
+    pictures = picture_flags(args, flags)
+    pictures["test_fraction"] = unseen_fraction(args, records, name)
+    if not args.dataset and name not in datasets.BUILT_IN:
+        if not os.path.exists(name):
+            raise checkpoints.FileError(
+                f"{args.weights[0]} was trained on {name!r}, which is not "
+                "there; name what to test on with --dataset"
+            )
+    data = datasets.load(name, seed=seed, **pictures)
     data = order_classes(data, records)
     models = []
     for path, model in zip(args.weights, loaded):
@@ -1369,6 +1377,37 @@ def load_for_testing(args):
     return models, data, records
 
 
+def unseen_fraction(args, records, name):
+    """The part of each class that no model was trained on, None for no folder.
+
+    The test part of a folder is the same for all seeds, and a smaller part
+    lies within a larger one.
+
+    Args:
+        args: Parsed flags.
+        records: Dictionary, a model's record for each file.
+        name: The data set to test on.
+
+    Raises:
+        FileError: If `--test_fraction` asks for more than was kept.
+    """
+    flags = [record.get("flags", {}) for record in records.values()]
+    tested = os.path.abspath(os.path.expanduser(name))
+    kept = [
+        each.get("test_fraction")
+        for each in flags
+        if os.path.abspath(each.get("dataset") or "") == tested
+    ]
+    smallest = min((each or datasets.TEST_FRACTION for each in kept), default=1)
+    if args.test_fraction and args.test_fraction > smallest:
+        raise checkpoints.FileError(
+            f"expected --test_fraction of at most {smallest:g}, the part of "
+            "these pictures that was kept from training, got "
+            f"{args.test_fraction:g}; leave it out"
+        )
+    return args.test_fraction or (smallest if any(kept) else None)
+
+
 def order_classes(data, records):
     """The data with its classes in the order that the models know them in.
 
@@ -1380,18 +1419,32 @@ def order_classes(data, records):
         The data as it is where the models know other classes.
 
     Raises:
-        FileError: If the models have them in different orders.
+        FileError: If the models have them in different orders, or know some
+            of them, but at other places.
     """
-    same = {
+    known = {
         path: checkpoints.class_names_of(record, len(data.class_names))
         for path, record in records.items()
-        if "class_names" in record
+        if len(record.get("class_names", ())) == len(data.class_names)
     }
     same = {
         path: names
-        for path, names in same.items()
+        for path, names in known.items()
         if sorted(names) == sorted(data.class_names)
     }
+    for path in known.keys() - same.keys():
+        moved = [
+            name
+            for place, name in enumerate(data.class_names)
+            if name in known[path] and known[path].index(name) != place
+        ]
+        if moved:
+            raise checkpoints.FileError(
+                f"{path} knows the classes {datasets.listed(known[path])}, got "
+                f"{datasets.listed(data.class_names)}, of which "
+                f"{moved[0]!r} would be taken for another one; give the "
+                "classes the same names"
+            )
     if len({tuple(names) for names in same.values()}) > 1:
         raise checkpoints.FileError(
             "expected models with their classes in the same order after -w, "

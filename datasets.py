@@ -42,6 +42,8 @@ KERAS_DATASETS = {
         "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
     ).split(","),
 }
+# Of each class, where a folder has no test part of its own.
+TEST_FRACTION = 0.2
 BUILT_IN = ("digits", *KERAS_DATASETS)
 ACCEPTED = (
     "digits, mnist, fashion_mnist, cifar10, an .npz file, a folder with the "
@@ -144,7 +146,7 @@ def load(
                 Path(path),
                 image_size,
                 1 if grayscale else None,
-                test_fraction or 0.2,
+                test_fraction or TEST_FRACTION,
                 skip_unreadable,
             )
         else:

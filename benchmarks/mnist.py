@@ -505,13 +505,15 @@ def table(runs):
     rows = []
     for row in ROWS:
         version = row.split("-")[0]
-        others = [PAPER[version], CLASSIC.get(version, "")]
         found = [line for line in lines if line[0].row == row]
         for line in found or [None]:
             label, flags, cells = row, parsed(ROWS[row]), [""] * 7
             if line:
                 label = " ".join([row, *further_flags(line[0])])
                 flags, cells = line[0].record["flags"], line_cells(line)
+            others = [PAPER[version], CLASSIC.get(version, "")]
+            if "--dataset" in label.split():
+                others = ["", ""]  # Theirs are MNIST's.
             capsules = ["", ""]
             if flags.get("model") != "baseline":
                 capsules = [flags["routings"]]

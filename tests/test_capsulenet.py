@@ -1200,6 +1200,43 @@ def test_other_classes_are_compared_in_their_order_and_said_so(
     ) in run.out
 
 
+def test_classes_at_other_places_are_refused(tmp_path, plain, data):
+    (path,) = named_models(tmp_path, plain, ["ant", "0", "1"])
+    run = command(tmp_path, "-t", "-w", path, "--dataset", data)
+    assert "'0' would be taken for another one" in message_of(run)
+
+
+def test_data_that_are_gone_are_asked_for(tmp_path, plain):
+    path = str(tmp_path / "model.keras")
+    flags = {"dataset": str(tmp_path / "gone"), "seed": 0}
+    checkpoints.save_model(plain.model(), path, {"flags": flags})
+    message = message_of(command(tmp_path, "-t", "-w", path))
+    assert "which is not there" in message and "with --dataset" in message
+
+
+def test_only_what_no_model_was_trained_on_is_tested():
+    def record(fraction, dataset="/data/own"):
+        flags = {"test_fraction": fraction, "dataset": dataset}
+        return {"flags": flags}
+
+    args = options.parse_args([])
+    for fractions, expected in (
+        ([None], None),  # A set with a test part of its own, or the default.
+        ([0.5], 0.5),
+        ([0.3, None], datasets.TEST_FRACTION),
+        ([None, 0.1], 0.1),
+    ):
+        records = dict(enumerate(map(record, fractions)))
+        found = capsulenet.unseen_fraction(args, records, "/data/own")
+        assert found == expected
+    records[2] = record(0.01, "/data/other")
+    assert capsulenet.unseen_fraction(args, records, "/data/own") == 0.1
+    args = options.parse_args(["--test_fraction", "0.3"])
+    with pytest.raises(checkpoints.FileError, match="at most 0.1"):
+        capsulenet.unseen_fraction(args, records, "/data/own")
+    assert capsulenet.unseen_fraction(args, records, "/data/new") == 0.3
+
+
 def test_models_with_classes_in_different_orders_are_no_ensemble(
     tmp_path, plain, data
 ):
