@@ -24,7 +24,7 @@ import numbers
 import keras
 from keras import ops
 
-from fastconv import FastConv2D
+from capsnet.models.fastconv import FastConv2D
 
 # Far below every square that a float32 holds to full precision. A larger
 # epsilon, 1e-7 say, drowns the short vectors of an untrained network, and

@@ -12,19 +12,17 @@ so that two GPUs train like one and no picture is left out.
 
 import sys
 
-import options
+from capsnet.cli.settings import parse_args
 
 if __name__ == "__main__":
     # -h and a wrong flag answer before TensorFlow is imported.
-    options.parse_args(description=__doc__, multi_gpu=True)
+    parse_args(description=__doc__, multi_gpu=True)
 
 import keras  # noqa: E402
 
 import capsulenet  # noqa: E402
-
-
-class DeviceError(ValueError):
-    """Devices that were asked for and are not there; one line."""
+from capsnet.cli.checks import is_training  # noqa: E402
+from capsnet.messages import UserError, counted, fail  # noqa: E402
 
 
 def make_strategy(gpus, device):
@@ -38,11 +36,11 @@ def make_strategy(gpus, device):
         A `tf.distribute.MirroredStrategy`.
 
     Raises:
-        DeviceError: If there are fewer GPUs, or Keras runs on another
+        UserError: If there are fewer GPUs, or Keras runs on another
             backend than TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
-        raise DeviceError(
+        raise UserError(
             "MirroredStrategy needs the TensorFlow backend, got "
             f"{keras.backend.backend()!r}; unset KERAS_BACKEND, or run "
             "capsulenet.py on one device"
@@ -61,8 +59,8 @@ def make_strategy(gpus, device):
         found = len(tf.config.list_physical_devices("GPU"))
         count = gpus or found
         if found < count or found == 0:
-            asked = capsulenet.datasets.counted(gpus or "all", "GPU")
-            raise DeviceError(
+            asked = counted(gpus or "all", "GPU")
+            raise UserError(
                 f"--gpus asks for {asked}, and TensorFlow sees "
                 f"{found}; ask for fewer, or try --device cpu"
             )
@@ -72,14 +70,14 @@ def make_strategy(gpus, device):
 
 def main(argv=None):
     """Parses a command line and runs it; returns the exit status."""
-    args = options.parse_args(argv, description=__doc__, multi_gpu=True)
+    args = parse_args(argv, description=__doc__, multi_gpu=True)
     try:
         strategy = make_strategy(args.gpus, args.device)
-    except DeviceError as error:
-        return capsulenet.fail(str(error), 2)
+    except UserError as error:
+        return fail(str(error), 2)
     replicas = strategy.num_replicas_in_sync
-    if options.is_training(args):
-        devices = capsulenet.datasets.counted(replicas, "device")
+    if is_training(args):
+        devices = counted(replicas, "device")
         print(f"Training on {devices}")
     return capsulenet.run(args, strategy.scope, replicas)
 

@@ -21,8 +21,8 @@ a difference in time or memory is one of formulation alone. For that reason
 import keras
 from keras import layers, ops
 
+from capsnet.models.networks import Decoder, attach, initializers
 from capsulelayers import Length, Mask, squash
-from capsulenet import Decoder, attach, initializers
 
 
 class Squash(layers.Layer):

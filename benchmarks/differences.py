@@ -29,6 +29,8 @@ from pathlib import Path
 import mnist
 import processes
 
+from capsnet.cli import options
+
 # Steps of an epoch of MNIST, in batches of 100 and of 128.
 CLASSIC_STEPS, AUTHORS_STEPS = 600, 469
 AUTHORS = ("--recipe", "paper", "--lr_decay_steps", str(AUTHORS_STEPS))
@@ -49,7 +51,7 @@ DIFFERENCES = {
 
 
 def parse_args(argv=None):
-    parser = mnist.options.Parser(
+    parser = options.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -62,7 +64,7 @@ def parse_args(argv=None):
         default=list(DIFFERENCES),
         help="(default: all)",
     )
-    positive = mnist.options.positive_int
+    positive = options.positive_int
     for flag, default, text in (
         ("--seeds", 1, "number of seeds"),
         ("--epochs", 3, "epochs of each run"),
@@ -71,7 +73,7 @@ def parse_args(argv=None):
         add(flag, type=positive, default=default, metavar="N", help=text)
     add(
         "--lr_decay",
-        type=mnist.options.number(float, 0, 1, low_included=False),
+        type=options.number(float, 0, 1, low_included=False),
         default=0.4,
         help="factor on the learning rate in an epoch (default: %(default)s)",
     )

@@ -28,7 +28,8 @@ from pathlib import Path
 
 import processes
 
-import options
+from capsnet.cli import settings
+from capsnet.evaluation.loading import load_for_testing
 
 # What grows and what shrinks, and the change that counts.
 WORDS = (
@@ -110,14 +111,14 @@ def main(argv=None):
     args = parse_args(argv)
     given = ["-t", "-w", args.weights]
     given += ["--dataset", args.dataset] if args.dataset else []
-    flags = options.parse_args(given)
+    flags = settings.parse_args(given)
 
     import numpy as np
 
     import capsulenet
 
     try:
-        models, data, _ = capsulenet.load_for_testing(flags)
+        models, data, _ = load_for_testing(flags)
     except (capsulenet.checkpoints.FileError, OSError, ValueError) as error:
         print(f"dimensions.py: {error}", file=sys.stderr)
         return 2

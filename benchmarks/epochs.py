@@ -26,7 +26,7 @@ import threading
 
 import processes
 
-import options
+from capsnet.cli.options import positive_int
 
 NETWORKS = ("classic", "direct", "ours")
 POLICIES = ("float32", "mixed_bfloat16")
@@ -54,7 +54,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--batch_sizes",
         nargs="+",
-        type=options.positive_int,
+        type=positive_int,
         default=[128, 1024],
         metavar="N",
         help="(default: 128 1024)",

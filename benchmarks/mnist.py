@@ -61,7 +61,11 @@ from pathlib import Path
 
 import processes
 
-import options
+from capsnet.cli import options, settings
+from capsnet.cli.checks import given_flags
+from capsnet.cli.options import FREE_ON_RESUME, Parser, positive_int
+from capsnet.cli.settings import flags_of
+from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
 VERSIONS = {
     "v1": ("-r", "1", "--lam_recon", "0"),
@@ -118,7 +122,7 @@ RULES = (
 RESERVED = {"seed", "epochs", "dataset", "save_dir", "resume", "testing"}
 RESERVED |= {"digit", "weights", "val_fraction"}
 # What makes no difference to a run's result.
-INDIFFERENT = {*options.FREE_ON_RESUME, *RESERVED} - {"dataset", "epochs"}
+INDIFFERENT = {*FREE_ON_RESUME, *RESERVED} - {"dataset", "epochs"}
 FOLDER = re.compile(rf"({'|'.join(ROWS)})-\d+(-run\d+)?")
 MARKED = re.compile(r"(<!-- mnist\.md -->\n).*?(<!-- /mnist\.md -->)", re.S)
 DEFAULT_OUT = processes.ROOT / "result"
@@ -161,7 +165,7 @@ def row_names(text):
 
 
 def build_parser():
-    parser = options.Parser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -176,9 +180,9 @@ def build_parser():
         help="rows, or beginnings of their names (default: all)",
     )
     for name, kind, default, text in (
-        ("seeds", options.positive_int, 1, "number of seeds"),
+        ("seeds", positive_int, 1, "number of seeds"),
         ("first_seed", options.number(int, 0, 2**32 - 1), 0, "the first one"),
-        ("epochs", options.positive_int, 50, "epochs of each run"),
+        ("epochs", positive_int, 50, "epochs of each run"),
     ):
         text += " (default: %(default)s)"
         add(f"--{name}", type=kind, default=default, metavar="N", help=text)
@@ -231,7 +235,7 @@ def parse_args(argv=None):
 
 def given(argv):
     """The names of the flags in a command line of capsulenet.py."""
-    return set(options.given_flags(options.build_parser(""), argv))
+    return set(given_flags(options.build_parser(""), argv))
 
 
 def dataset_from_root(dataset):
@@ -252,7 +256,7 @@ def flags_for(row, seed, args):
 
 def parsed(argv):
     """What `run.json` will say of a command line, comparable."""
-    return comparable(options.flags_of(options.parse_args(list(argv))))
+    return comparable(flags_of(settings.parse_args(list(argv))))
 
 
 def without_path(value):
@@ -264,9 +268,9 @@ def without_path(value):
 
 def comparable(flags):
     """Recorded flags without what makes no difference, defaults filled in."""
-    defaults = options.flags_of(options.build_parser("").parse_args([]))
+    defaults = flags_of(options.build_parser("").parse_args([]))
     flags = {**defaults, **flags}
-    flags["batch_size"] = flags["batch_size"] or options.DEFAULT_BATCH_SIZE
+    flags["batch_size"] = flags["batch_size"] or DEFAULT_BATCH_SIZE
     return {
         name: without_path(value)
         for name, value in sorted(flags.items())

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 sys.path.insert(0, str(ROOT))
 
-import options  # noqa: E402
+from capsnet.cli.options import add_computing_options, positive_int  # noqa: E402
 
 TRY = os.path.join(tempfile.gettempdir(), "capsnet-benchmarks")
 # Several workers may have to share one GPU.
@@ -45,12 +45,12 @@ def make_parser(description, numbers, computing=False):
     for flag, default, text in numbers:
         parser.add_argument(
             flag,
-            type=options.positive_int,
+            type=positive_int,
             default=default,
             help=text + " (default: %(default)s)",
         )
     if computing:
-        options.add_computing_options(parser)
+        add_computing_options(parser)
     parser.add_argument(
         "--quick",
         action="store_true",

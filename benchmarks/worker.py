@@ -49,9 +49,22 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 import capsulenet  # noqa: E402
-import datasets  # noqa: E402
-import fastconv  # noqa: E402
-import utils  # noqa: E402
+from capsnet.data.batches import (
+    ShiftedBatches,  # noqa: E402
+    max_shift,  # noqa: E402
+    pipeline,  # noqa: E402
+)
+from capsnet.devices import (
+    environment,  # noqa: E402
+    make_deterministic,  # noqa: E402
+)
+from capsnet.models import inference  # noqa: E402
+from capsnet.models.inference import Predictor  # noqa: E402
+from capsnet.models.networks import reconstruction_weight  # noqa: E402
+from capsnet.models.toomcook import (
+    multiplications,  # noqa: E402
+    plan,  # noqa: E402
+)
 
 try:
     import resource
@@ -77,7 +90,7 @@ def random_pictures(n, size, n_class, seed=0):
 def batches_of(spec, n, **kwargs):
     """`n` random pictures as batches for the training model."""
     pictures, labels = random_pictures(n, spec["size"], spec["n_class"])
-    return datasets.ShiftedBatches(
+    return ShiftedBatches(
         pictures, labels, spec["n_class"], spec["batch_size"], **kwargs
     )
 
@@ -103,9 +116,9 @@ def build(spec):
             primary_strides=2,
         )
         if spec["jit_compile"] != "on":
-            capsulenet.make_deterministic()
+            make_deterministic()
     train_model, eval_model, _ = models
-    weight = capsulenet.reconstruction_weight("classic", shape, spec["n_class"])
+    weight = reconstruction_weight("classic", shape, spec["n_class"])
     capsulenet.compile_model(
         train_model,
         0.001,
@@ -142,8 +155,8 @@ def convolution_work(layer, input_shape, batch_size, first=False):
     if not layer.uses_fast_path(input_shape):
         return (times * batch_size * direct,) * 2
     geometry = (height, width), layer.kernel_size, layer.strides, layer.padding
-    (y, x), _ = fastconv.plan(*geometry)
-    products, transforms, kernel = fastconv.multiplications(
+    (y, x), _ = plan(*geometry)
+    products, transforms, kernel = multiplications(
         y, x, channels, layer.filters
     )
     done = batch_size * (times * products + 2 * transforms) + 2 * kernel
@@ -206,25 +219,23 @@ class Bench:
 
     def shifted(self, pictures):
         """Random pictures as training gets them."""
-        shift = datasets.max_shift((self.spec["size"],) * 2, 0.1)
+        shift = max_shift((self.spec["size"],) * 2, 0.1)
         return batches_of(self.spec, pictures, shift=shift, shuffle=True)
 
     def fit(self, steps):
         batches = self.shifted(steps * self.spec["batch_size"])
         start = time.perf_counter()
-        self.train_model.fit(
-            capsulenet.pipeline(batches), verbose=0, shuffle=False
-        )
+        self.train_model.fit(pipeline(batches), verbose=0, shuffle=False)
         return (time.perf_counter() - start) / steps
 
     @functools.cached_property
     def predictor(self):
-        return fastconv.Predictor(self.eval_model)
+        return Predictor(self.eval_model)
 
     def predict(self, pictures, batch_size):
         x, _ = random_pictures(pictures, self.spec["size"], n_class=1)
         start = time.perf_counter()
-        capsulenet.predict(self.predictor, x, batch_size)
+        inference.predict(self.predictor, x, batch_size)
         return pictures / (time.perf_counter() - start)
 
     def memory(self):
@@ -244,7 +255,7 @@ class Bench:
     def facts(self):
         return {
             "weights": self.train_model.count_params(),
-            "environment": utils.environment(),
+            "environment": environment(),
         }
 
 

@@ -26,7 +26,7 @@ import speed  # noqa: E402
 import worker  # noqa: E402
 from classic import ClassicCapsNet  # noqa: E402
 
-import checkpoints  # noqa: E402
+from capsnet.models.saving import save_model  # noqa: E402
 from capsulenet import CapsNet, compile_model  # noqa: E402
 
 SHAPE, N_CLASS = (20, 20, 1), 3
@@ -428,7 +428,7 @@ def test_dimensions_of_a_small_model(tiny, tmp_path, capsys):
     for lam_recon in (0.1, 0.0):
         eval_model = CapsNet((17, 17, 1), N_CLASS, 1, decoder=lam_recon > 0)[1]
         path = tmp_path / f"{lam_recon}.keras"
-        checkpoints.save_model(eval_model, path, {"class_names": list("012")})
+        save_model(eval_model, path, {"class_names": list("012")})
     out = tmp_path / "dimensions.md"
     argv = ["--dataset", tiny, "--out", str(out), "-w"]
     assert dimensions.main([*argv, str(tmp_path / "0.1.keras")]) == 0

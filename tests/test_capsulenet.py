@@ -24,11 +24,54 @@ from conftest import bars, write_bars
 from PIL import Image
 
 import capsulenet
-import checkpoints
-import datasets
-import options
 import utils
-from capsulenet import CapsNet, Decay, margin_loss, reconstruction_weight
+from capsnet import files  # noqa: E402  # noqa: E402
+from capsnet.cli.options import NAMED_DATASETS  # noqa: E402
+from capsnet.cli.settings import parse_args  # noqa: E402
+from capsnet.data import sources  # noqa: E402
+from capsnet.data.batches import (
+    ShiftedBatches,  # noqa: E402
+    choose_batch_size,  # noqa: E402
+    pipeline,  # noqa: E402
+)
+from capsnet.data.folders import TEST_FRACTION  # noqa: E402
+from capsnet.data.sources import (
+    BUILT_IN,  # noqa: E402
+    Dataset,  # noqa: E402
+    hold_out,  # noqa: E402
+)
+from capsnet.devices import tensorflow  # noqa: E402
+from capsnet.evaluation import loading  # noqa: E402
+from capsnet.evaluation.figures import spread  # noqa: E402
+from capsnet.evaluation.loading import (
+    class_number,  # noqa: E402
+    load_for_testing,  # noqa: E402
+    unseen_fraction,  # noqa: E402
+)
+from capsnet.files import (
+    locked,  # noqa: E402
+    read_state,  # noqa: E402
+    state_sha256,  # noqa: E402
+)
+from capsnet.messages import UserError  # noqa: E402
+from capsnet.models import inference  # noqa: E402  # noqa: E402
+from capsnet.models.inference import lengths_model  # noqa: E402
+from capsnet.models.networks import (
+    attach,  # noqa: E402
+    reconstruction_weight,  # noqa: E402
+)
+from capsnet.models.saving import (
+    load_model,  # noqa: E402
+    save_model,  # noqa: E402
+)
+from capsnet.training import callbacks  # noqa: E402
+from capsnet.training import checkpoints as training_checkpoints  # noqa: E402
+from capsnet.training.callbacks import (
+    EpochClock,  # noqa: E402
+    Log,  # noqa: E402
+)
+from capsnet.training.checkpoints import save_checkpoint  # noqa: E402
+from capsulenet import CapsNet, Decay, margin_loss  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SHAPE, N_CLASS = (17, 17, 1), 3
@@ -168,7 +211,7 @@ def trained(tmp_path_factory, data):
 def plain(tmp_path_factory, data):
     """No decoder, and held-out data that choose; the last epoch is spoilt."""
     folder = tmp_path_factory.mktemp("plain")
-    begin = capsulenet.EpochClock.on_epoch_begin
+    begin = EpochClock.on_epoch_begin
 
     def spoil(self, epoch, logs=None):
         begin(self, epoch, logs)
@@ -177,7 +220,7 @@ def plain(tmp_path_factory, data):
             kernel.assign(0 * kernel)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capsulenet.EpochClock, "on_epoch_begin", spoil)
+        patch.setattr(EpochClock, "on_epoch_begin", spoil)
         return train(
             folder,
             data,
@@ -189,7 +232,7 @@ def plain(tmp_path_factory, data):
 def interrupted(tmp_path_factory, data, trained):
     """Stopped in epoch 3, between the row in the log and the checkpoint."""
     folder = tmp_path_factory.mktemp("interrupted")
-    save = checkpoints.save_checkpoint
+    save = save_checkpoint
 
     def stop(folder, model, state):
         if state["epochs_done"] == 3:
@@ -197,7 +240,7 @@ def interrupted(tmp_path_factory, data, trained):
         save(folder, model, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "save_checkpoint", stop)
+        patch.setattr(callbacks, "save_checkpoint", stop)
         run = train(folder, data, "--epochs", 4)
     return run, run.log()
 
@@ -224,7 +267,7 @@ def restarted(tmp_path_factory, data, trained):
 def averaged(tmp_path_factory, data):
     """Averaged weights; also the bias of conv1 and the batch of each step."""
     steps, batches = [], []
-    end = capsulenet.EpochClock.on_train_batch_end
+    end = EpochClock.on_train_batch_end
 
     def watch(self, batch, logs=None):
         end(self, batch, logs)
@@ -234,7 +277,7 @@ def averaged(tmp_path_factory, data):
         batches.append(self.batches[batch][0])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capsulenet.EpochClock, "on_train_batch_end", watch)
+        patch.setattr(EpochClock, "on_train_batch_end", watch)
         folder = tmp_path_factory.mktemp("averaged")
         run = train(
             folder,
@@ -517,7 +560,7 @@ def test_record_says_how_the_model_came_about(trained, data):
     assert record["epoch"] == 4
     assert record["test_error"] == trained.log()["test_error"][-1]
     # The model carries the same record, but for what is known at the end.
-    carried = checkpoints.load_model(trained.model_path())[1]
+    carried = load_model(trained.model_path())[1]
     assert carried["flags"] == flags
     assert carried["test_error"] == record["test_error"]
 
@@ -585,7 +628,7 @@ def test_interruption_tells_how_to_go_on(interrupted):
     assert f"--resume --save_dir {run.folder}" in message
     # One row more than there are epochs in the checkpoint.
     assert log["epoch"].tolist() == [0, 1, 2]
-    state = checkpoints.read_state(run.folder / "checkpoint")
+    state = read_state(run.folder / "checkpoint")
     assert state["epochs_done"] == 2
 
 
@@ -597,7 +640,7 @@ def unfinished(tmp_path, trained):
     path = folder / "checkpoint" / "state.json"
     state = json.loads(path.read_text())
     state["flags"]["epochs"] = 9
-    state["state_sha256"] = checkpoints.state_sha256(state)
+    state["state_sha256"] = state_sha256(state)
     path.write_text(json.dumps(state))
     return folder
 
@@ -611,9 +654,9 @@ def stop(*args, **kwargs):
     (
         # Before the first of the old run's files is opened, at the first row
         # of the log, and between the first weights and their state.
-        (capsulenet.Log, "on_train_begin"),
-        (checkpoints, "save_checkpoint"),
-        (checkpoints, "state_sha256"),
+        (Log, "on_train_begin"),
+        (callbacks, "save_checkpoint"),
+        (training_checkpoints, "state_sha256"),
     ),
 )
 def test_new_run_that_is_stopped_leaves_no_mixture(
@@ -621,7 +664,7 @@ def test_new_run_that_is_stopped_leaves_no_mixture(
 ):
     state = unfinished / "checkpoint" / "state.json"
     old = (unfinished / "log.csv").read_bytes()
-    sha256 = checkpoints.state_sha256
+    sha256 = state_sha256
 
     def stop_new(content):
         if content["epochs_done"] == 1:
@@ -660,7 +703,7 @@ def test_new_run_says_that_it_replaces_a_finished_one(
     tmp_path, data, trained, monkeypatch
 ):
     shutil.copytree(trained.folder, tmp_path / "run")
-    monkeypatch.setattr(capsulenet.Log, "on_train_begin", stop)
+    monkeypatch.setattr(Log, "on_train_begin", stop)
     run = train(tmp_path / "run", data, "--epochs", 2, "-r", 1)
     assert run.status == 130
     notice = f"Replacing the finished run in {tmp_path / 'run'} (4 epochs)\n"
@@ -705,13 +748,13 @@ def test_resuming_a_finished_run_says_that_it_is_finished(resumed):
 def test_finished_run_goes_on_to_more_epochs(resumed, monkeypatch):
     before = resumed.log()
     hashed = []
-    sha256 = checkpoints.sha256
+    sha256 = files.sha256
 
     def watch(path):
         hashed.append(Path(path).name)
         return sha256(path)
 
-    monkeypatch.setattr(checkpoints, "sha256", watch)
+    monkeypatch.setattr(files, "sha256", watch)
     run = command(resumed.folder, "--resume", "--epochs", 5)
     assert run.status == 0, run.err
     # Each file of weights once: hundreds of megabytes for large pictures.
@@ -758,7 +801,7 @@ def test_damaged_checkpoint_is_refused_and_nothing_overwritten(
 
 
 def test_second_run_in_a_folder_is_refused(tmp_path, data, trained):
-    with checkpoints.locked(tmp_path):
+    with locked(tmp_path):
         for argv in (["--epochs", 1], ["-t", "-w", trained.model_path()]):
             message = message_of(train(tmp_path, data, *argv))
             assert "another run is writing" in message
@@ -786,7 +829,7 @@ def test_held_out_pictures_choose_the_epoch_that_is_kept(plain, data):
     assert f"(epoch {best + 1})" in plain.out
     # 30 % of the 40 pictures, and none of them is trained on.
     assert "Training on 28 pictures" in plain.out
-    _, x, y = datasets.hold_out(datasets.load(data), 0.3, seed=0)
+    _, x, y = hold_out(sources.load(data), 0.3, seed=0)
     assert len(x) == 12
     lengths = plain.model().predict(x.astype("float32") / 255, verbose=0)
     lengths = lengths["capsnet"].astype("float64")
@@ -800,7 +843,7 @@ def test_without_reconstruction_there_is_no_decoder(plain):
     names = {layer.name for layer in plain.model().layers}
     assert "digitcaps" in names and not names & {"decoder", "mask"}
     assert plain.record()["lam_recon"] == 0
-    train_model, eval_model, manipulate_model = capsulenet.attach(plain.model())
+    train_model, eval_model, manipulate_model = attach(plain.model())
     assert manipulate_model is None
     assert list(train_model.output) == list(eval_model.output) == ["capsnet"]
 
@@ -850,7 +893,7 @@ def test_saved_weights_are_the_moving_average(averaged):
 
 def test_moving_average_is_what_is_validated(averaged, data):
     run, _, _ = averaged
-    _, x, y = datasets.hold_out(datasets.load(data), 0.3, seed=1)
+    _, x, y = hold_out(sources.load(data), 0.3, seed=1)
     lengths = run.model().predict(x.astype("float32") / 255, verbose=0)
     losses = reference_margin_loss(np.eye(N_CLASS)[y], lengths["capsnet"])
     logged = run.log()["val_loss"][run.record()["epoch"] - 1]
@@ -871,7 +914,7 @@ def test_averaged_weights_are_in_place_while_the_test_set_is_shown(
     tmp_path, data, monkeypatch
 ):
     """On so few pictures both weights may make the same mistakes."""
-    predict, seen = capsulenet.predict, []
+    predict, seen = inference.predict, []
 
     def watch(model, x, *args):
         layer = model.model.get_layer("conv1")
@@ -890,13 +933,14 @@ def test_averaged_weights_are_in_place_while_the_test_set_is_shown(
 def test_training_shifts_by_the_part_that_is_asked_for(
     tmp_path, data, monkeypatch, fraction, largest
 ):
-    made, batches = [], datasets.ShiftedBatches
+    made, batches = [], ShiftedBatches
 
     def watch(*args, **kwargs):
         made.append(batches(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(datasets, "ShiftedBatches", watch)
+    monkeypatch.setattr(capsulenet, "ShiftedBatches", watch)
+    monkeypatch.setattr(inference, "ShiftedBatches", watch)
     train(tmp_path, data, "--epochs", 1, "--shift_fraction", fraction)
     # The training pictures, then the test's.
     assert [each.shift for each in made] == [largest, (0, 0)]
@@ -939,7 +983,7 @@ def test_operations_are_deterministic_unless_xla_orders_them(
     tmp_path, trained, monkeypatch, jit_compile, expected
 ):
     asked = []
-    experimental = capsulenet.tensorflow().config.experimental
+    experimental = tensorflow().config.experimental
     monkeypatch.setattr(
         experimental, "enable_op_determinism", lambda: asked.append(True)
     )
@@ -995,7 +1039,7 @@ def test_debug_without_tensorboard_tells_how_to_install_it(
     ),
 )
 def test_small_sets_have_small_batches(most, pictures, replicas, expected):
-    chosen = capsulenet.choose_batch_size(most, pictures, replicas)
+    chosen = choose_batch_size(most, pictures, replicas)
     assert chosen == expected
 
 
@@ -1013,11 +1057,11 @@ def test_batches_of_a_small_set_are_printed_recorded_and_kept(
     assert record["batch_size"] == 10
     # As it was given: the flags tell what was asked for.
     assert record["flags"]["batch_size"] == (128 if most == 128 else None)
-    state = checkpoints.read_state(tmp_path / "checkpoint")
+    state = read_state(tmp_path / "checkpoint")
     run = command(tmp_path, "--resume", "--epochs", 2)
     assert run.status == 0, run.err
     assert run.record()["batch_size"] == 10 == state["batch_size"]
-    resumed = checkpoints.read_state(tmp_path / "checkpoint")
+    resumed = read_state(tmp_path / "checkpoint")
     assert resumed["flags"]["batch_size"] == record["flags"]["batch_size"]
 
 
@@ -1036,7 +1080,7 @@ def test_run_of_before_that_recorded_no_batch_size_keeps_its_flag(
     path = tmp_path / "checkpoint" / "state.json"
     state = json.loads(path.read_text())
     del state["batch_size"]
-    state["state_sha256"] = checkpoints.state_sha256(state)
+    state["state_sha256"] = state_sha256(state)
     path.write_text(json.dumps(state))
     run = command(tmp_path, "--resume", "--epochs", 2)
     assert run.status == 0, run.err
@@ -1165,7 +1209,7 @@ def named_models(tmp_path, plain, *orders):
     """Files of one model that knows its classes by several names."""
     for number, names in enumerate(orders):
         path = str(tmp_path / f"{number}.keras")
-        checkpoints.save_model(plain.model(), path, {"class_names": names})
+        save_model(plain.model(), path, {"class_names": names})
         yield path
 
 
@@ -1209,7 +1253,7 @@ def test_classes_at_other_places_are_refused(tmp_path, plain, data):
 def test_data_that_are_gone_are_asked_for(tmp_path, plain):
     path = str(tmp_path / "model.keras")
     flags = {"dataset": str(tmp_path / "gone"), "seed": 0}
-    checkpoints.save_model(plain.model(), path, {"flags": flags})
+    save_model(plain.model(), path, {"flags": flags})
     message = message_of(command(tmp_path, "-t", "-w", path))
     assert "which is not there" in message and "with --dataset" in message
 
@@ -1219,22 +1263,22 @@ def test_only_what_no_model_was_trained_on_is_tested():
         flags = {"test_fraction": fraction, "dataset": dataset}
         return {"flags": flags}
 
-    args = options.parse_args([])
+    args = parse_args([])
     for fractions, expected in (
         ([None], None),  # A set with a test part of its own, or the default.
         ([0.5], 0.5),
-        ([0.3, None], datasets.TEST_FRACTION),
+        ([0.3, None], TEST_FRACTION),
         ([None, 0.1], 0.1),
     ):
         records = dict(enumerate(map(record, fractions)))
-        found = capsulenet.unseen_fraction(args, records, "/data/own")
+        found = unseen_fraction(args, records, "/data/own")
         assert found == expected
     records[2] = record(0.01, "/data/other")
-    assert capsulenet.unseen_fraction(args, records, "/data/own") == 0.1
-    args = options.parse_args(["--test_fraction", "0.3"])
-    with pytest.raises(checkpoints.FileError, match="at most 0.1"):
-        capsulenet.unseen_fraction(args, records, "/data/own")
-    assert capsulenet.unseen_fraction(args, records, "/data/new") == 0.3
+    assert unseen_fraction(args, records, "/data/own") == 0.1
+    args = parse_args(["--test_fraction", "0.3"])
+    with pytest.raises(UserError, match="at most 0.1"):
+        unseen_fraction(args, records, "/data/own")
+    assert unseen_fraction(args, records, "/data/new") == 0.3
 
 
 def test_models_with_classes_in_different_orders_are_no_ensemble(
@@ -1246,7 +1290,7 @@ def test_models_with_classes_in_different_orders_are_no_ensemble(
 
 
 def test_rounds_of_routing_may_be_changed_for_the_test(tmp_path, trained):
-    models, data, _ = capsulenet.load_for_testing(
+    models, data, _ = load_for_testing(
         capsulenet.parse_args(["-t", "-w", trained.model_path(), "-r", "1"])
     )
     assert models[0][1].get_layer("digitcaps").routings == 1
@@ -1258,7 +1302,7 @@ def test_rounds_of_routing_may_be_changed_for_the_test(tmp_path, trained):
 
 @pytest.mark.parametrize("count", (1, 3, 49, 50, 51, 200, 10_000))
 def test_shown_pictures_are_spread_over_the_test_set(count):
-    shown = capsulenet.spread(count)
+    shown = spread(count)
     assert len(shown) == min(count, 50) and shown[0] == 0
     steps = np.diff([*shown, count])
     assert steps.min() >= 1 and np.ptp(steps) <= 1
@@ -1273,7 +1317,7 @@ def test_50_pictures_are_drawn_in_their_colours(
 ):
     shape = (17, 17, channels)
     x, y = bars(60, shape)
-    data = datasets.Dataset(x, y, x, y, ["a", "b", "c"], "bars")
+    data = Dataset(x, y, x, y, ["a", "b", "c"], "bars")
     keras.utils.set_random_seed(0)
     model = CapsNet(shape, N_CLASS)[1]
     drawn = []
@@ -1381,8 +1425,8 @@ def test_manipulation_adds_to_one_dimension_in_each_row(
 
 
 def test_same_seed_manipulates_the_same_picture(tmp_path, trained, data):
-    manipulate_model = capsulenet.attach(trained.model())[2]
-    pictures = datasets.load(data)
+    manipulate_model = attach(trained.model())[2]
+    pictures = sources.load(data)
     drawn = [
         Path(
             capsulenet.manipulate(
@@ -1396,8 +1440,8 @@ def test_same_seed_manipulates_the_same_picture(tmp_path, trained, data):
 
 
 def test_manipulated_class_may_have_any_name(tmp_path, trained, data):
-    manipulate_model = capsulenet.attach(trained.model())[2]
-    pictures = datasets.load(data)
+    manipulate_model = attach(trained.model())[2]
+    pictures = sources.load(data)
     pictures.class_names = ["0", "T-shirt/top: $a$ ^$", "2"]
     path = capsulenet.manipulate(manipulate_model, pictures, 1, tmp_path)
     assert path == str(tmp_path / "manipulate-T-shirt-top- $a$ ^$.png")
@@ -1406,9 +1450,9 @@ def test_manipulated_class_may_have_any_name(tmp_path, trained, data):
 
 def test_class_is_chosen_by_name_or_else_by_number():
     x, y = bars(8, SHAPE)
-    data = datasets.Dataset(x, y, x, y, ["cat", "2", "1"], "bars")
+    data = Dataset(x, y, x, y, ["cat", "2", "1"], "bars")
     for name, expected in (("cat", 0), ("2", 1), ("1", 2), ("0", 0)):
-        assert capsulenet.class_number(name, data) == expected
+        assert class_number(name, data) == expected
 
 
 @pytest.mark.parametrize("digit", ("3", "-1", "two", "²", ""))
@@ -1476,15 +1520,15 @@ def test_seed_of_the_run_draws_the_data_that_are_tested(
 ):
     record = {"flags": {"dataset": data, "seed": 7}}
     path = str(tmp_path / "model.keras")
-    checkpoints.save_model(plain.model(), path, record)
+    save_model(plain.model(), path, record)
     seeds = []
-    load = datasets.load
+    load = sources.load
 
     def watch(*args, seed, **kwargs):
         seeds.append(seed)
         return load(*args, seed=seed, **kwargs)
 
-    monkeypatch.setattr(datasets, "load", watch)
+    monkeypatch.setattr(loading, "load", watch)
     for argv in ([], ["--seed", 3]):
         assert command(tmp_path, "-t", "-w", path, *argv).status == 0
     assert seeds == [7, 3]
@@ -1532,9 +1576,7 @@ def test_run_that_is_killed_goes_on_to_the_same_end(
 def test_testing_computes_as_precision_and_convolution_flags_ask(trained):
     model = str(trained.folder / "trained_model.keras")
     plain, flagged = (
-        capsulenet.load_for_testing(
-            capsulenet.parse_args(["-t", "-w", model, *flags])
-        )
+        load_for_testing(capsulenet.parse_args(["-t", "-w", model, *flags]))
         for flags in (
             [],
             ["--dtype_policy", "mixed_bfloat16", "--conv", "fast"],
@@ -1543,12 +1585,12 @@ def test_testing_computes_as_precision_and_convolution_flags_ask(trained):
     found = []
     for (models,), data, _ in (plain, flagged):
         eval_model = models[1]
-        lengths = capsulenet.lengths_model(eval_model)
+        lengths = lengths_model(eval_model)
         found.append(
             (
                 eval_model.get_layer("digitcaps").compute_dtype,
                 eval_model.get_layer("primarycap").conv.method,
-                capsulenet.predict(lengths, data.x_test),
+                inference.predict(lengths, data.x_test),
             )
         )
     assert found[0][:2] == ("float32", "auto")
@@ -1576,15 +1618,13 @@ def test_compiling_a_direct_convolution_on_a_cpu_is_warned_of(
 
 def test_command_line_knows_the_same_names():
     # `options` imports nothing of ours, so it has a list of its own.
-    assert options.NAMED_DATASETS == datasets.BUILT_IN
+    assert NAMED_DATASETS == BUILT_IN
 
 
 def test_keras_gets_each_epochs_batches_in_order():
     x, y = bars(40, (17, 17, 1))
-    batches = datasets.ShiftedBatches(
-        x, y, N_CLASS, 15, shift=(1, 1), shuffle=True
-    )
-    dataset = capsulenet.pipeline(batches)
+    batches = ShiftedBatches(x, y, N_CLASS, 15, shift=(1, 1), shuffle=True)
+    dataset = pipeline(batches)
     assert len(dataset) == len(batches) > 1
     seen = []
     for epoch in range(2):
@@ -1603,5 +1643,5 @@ def test_keras_gets_each_epochs_batches_in_order():
 def test_no_epoch_waits_for_a_tuning_thread():
     if keras.backend.backend() != "tensorflow":
         pytest.skip("only TensorFlow has such a thread")
-    batches = datasets.ShiftedBatches(*bars(40, (17, 17, 1)), N_CLASS, 15)
-    assert capsulenet.pipeline(batches).options().autotune.enabled is False
+    batches = ShiftedBatches(*bars(40, (17, 17, 1)), N_CLASS, 15)
+    assert pipeline(batches).options().autotune.enabled is False

@@ -16,9 +16,27 @@ import keras
 import numpy as np
 import pytest
 
-import checkpoints
-from capsulenet import CapsNet
-from checkpoints import FileError
+from capsnet.files import (
+    fcntl,  # noqa: E402
+    locked,  # noqa: E402
+    read_state,  # noqa: E402
+    whole_file,  # noqa: E402
+    write_json,  # noqa: E402
+)
+from capsnet.messages import UserError  # noqa: E402
+from capsnet.models.saving import (
+    check_model,  # noqa: E402
+    load_model,  # noqa: E402
+    load_weights,  # noqa: E402
+    save_model,  # noqa: E402
+)
+from capsnet.training import checkpoints as training_checkpoints  # noqa: E402
+from capsnet.training.checkpoints import (
+    cut_log,  # noqa: E402
+    load_checkpoint,  # noqa: E402
+    save_checkpoint,  # noqa: E402
+)
+from capsulenet import CapsNet  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SHAPE, N_CLASS = (17, 17, 1), 3
@@ -29,8 +47,8 @@ BOMB = 123_456_789
 HOLDER = """
 import sys, time, types
 sys.modules["keras"] = sys.modules["h5py"] = types.ModuleType("unused")
-import checkpoints
-with checkpoints.locked(sys.argv[1]):
+from capsnet import files
+with files.locked(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -38,8 +56,8 @@ with checkpoints.locked(sys.argv[1]):
 WRITER = """
 import sys, time, types
 sys.modules["keras"] = sys.modules["h5py"] = types.ModuleType("unused")
-import checkpoints
-with checkpoints.whole_file(sys.argv[1]) as temporary:
+from capsnet import files
+with files.whole_file(sys.argv[1]) as temporary:
     open(temporary, "w").write("half")
     print("writing", flush=True)
     time.sleep(60)
@@ -48,7 +66,7 @@ with checkpoints.whole_file(sys.argv[1]) as temporary:
 
 def message_of(function, *args):
     """The message of a FileError, which has to be one line."""
-    with pytest.raises(FileError) as caught:
+    with pytest.raises(UserError) as caught:
         function(*args)
     message = str(caught.value)
     assert "\n" not in message
@@ -148,13 +166,13 @@ def saved(tmp_path):
     model, step = dense_model()
     step()
     folder = tmp_path / "checkpoint"
-    checkpoints.save_checkpoint(folder, model, {"epochs_done": 1})
+    save_checkpoint(folder, model, {"epochs_done": 1})
     return folder, model, step
 
 
 def test_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "figures.json"
-    with checkpoints.whole_file(path) as temporary:
+    with whole_file(path) as temporary:
         assert temporary.endswith(".json")
         Path(temporary).write_text("complete")
         assert not path.exists()
@@ -166,7 +184,7 @@ def test_failing_writer_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "figures.json"
     path.write_text("old")
     with pytest.raises(OSError, match="disk full"):
-        with checkpoints.whole_file(path) as temporary:
+        with whole_file(path) as temporary:
             Path(temporary).write_text("ha")
             raise OSError("disk full")
     assert path.read_text() == "old"
@@ -175,9 +193,9 @@ def test_failing_writer_leaves_the_old_file_alone(tmp_path):
 
 def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "figures.json"
-    checkpoints.write_json(path, {"accuracy": 0.5})
+    write_json(path, {"accuracy": 0.5})
     with pytest.raises(TypeError):
-        checkpoints.write_json(path, {"accuracy": 0.5, "model": object()})
+        write_json(path, {"accuracy": 0.5, "model": object()})
     assert json.loads(path.read_text()) == {"accuracy": 0.5}
     assert os.listdir(tmp_path) == ["figures.json"]
 
@@ -185,8 +203,8 @@ def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
 def test_saved_model_comes_back_with_its_record(tmp_path, trained):
     path = str(tmp_path / "model.keras")
     record = {"flags": {"dataset": "digits"}, "class_names": ["a", "b"]}
-    checkpoints.save_model(trained, path, record)
-    model, found = checkpoints.load_model(path)
+    save_model(trained, path, record)
+    model, found = load_model(path)
     assert found == record
     assert same(weights_of(model), weights_of(trained))
     x = np.random.default_rng(0).uniform(size=(2, *SHAPE)).astype("float32")
@@ -201,22 +219,22 @@ def test_saved_model_comes_back_with_its_record(tmp_path, trained):
 def test_model_without_a_record_has_an_empty_one(tmp_path):
     path = str(tmp_path / "model.keras")
     dense_model()[0].save(path)
-    assert checkpoints.load_model(path)[1] == {}
+    assert load_model(path)[1] == {}
 
 
 @pytest.mark.parametrize("place", (0.3, 0.6))
 def test_damaged_model_is_refused(tmp_path, trained, place):
     path = tmp_path / "model.keras"
-    checkpoints.save_model(trained, path, {})
+    save_model(trained, path, {})
     flip_byte(path, place)
-    assert "model.keras" in message_of(checkpoints.load_model, str(path))
+    assert "model.keras" in message_of(load_model, str(path))
 
 
 def test_cut_off_model_is_refused(tmp_path):
     path = tmp_path / "model.keras"
     dense_model()[0].save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    assert "model.keras" in message_of(checkpoints.load_model, str(path))
+    assert "model.keras" in message_of(load_model, str(path))
 
 
 @pytest.mark.parametrize("claimed", (BOMB, 1000))
@@ -227,7 +245,7 @@ def test_model_that_would_inflate_is_refused_before_it_does(
     tmp_path, bomb, claimed
 ):
     path = tmp_path / "model.keras"
-    checkpoints.save_model(dense_model()[0], path, {"flags": {}})
+    save_model(dense_model()[0], path, {"flags": {}})
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members[bomb] = bytes(BOMB)
@@ -243,7 +261,7 @@ def test_model_that_would_inflate_is_refused_before_it_does(
     del members, content
     tracemalloc.start()
     try:
-        message = message_of(checkpoints.load_model, str(path))
+        message = message_of(load_model, str(path))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -254,7 +272,7 @@ def test_model_that_would_inflate_is_refused_before_it_does(
 
 def test_model_that_describes_more_than_it_holds_is_refused(tmp_path, trained):
     path = tmp_path / "model.keras"
-    checkpoints.save_model(trained, path, {})
+    save_model(trained, path, {})
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     # The decoder's second layer, 1024 units: 5e10 weights and 200 GB.
@@ -267,21 +285,21 @@ def test_model_that_describes_more_than_it_holds_is_refused(tmp_path, trained):
         for name, content in members.items():
             archive.writestr(name, content)
     add_weight = keras.layers.Layer.add_weight
-    message = message_of(checkpoints.load_model, str(path))
+    message = message_of(load_model, str(path))
     assert "51,2" in message and "too small to hold" in message
     assert keras.layers.Layer.add_weight is add_weight
 
 
 def test_model_that_was_packed_again_is_loaded(tmp_path, trained):
     path, packed = tmp_path / "model.keras", tmp_path / "packed.keras"
-    checkpoints.save_model(trained, path, {"flags": {"seed": 3}})
+    save_model(trained, path, {"flags": {"seed": 3}})
     with (
         zipfile.ZipFile(path) as archive,
         zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as again,
     ):
         for name in archive.namelist():
             again.writestr(name, archive.read(name))
-    model, record = checkpoints.load_model(str(packed))
+    model, record = load_model(str(packed))
     assert record == {"flags": {"seed": 3}}
     assert same(weights_of(model), weights_of(trained))
 
@@ -289,7 +307,7 @@ def test_model_that_was_packed_again_is_loaded(tmp_path, trained):
 def test_text_that_is_named_like_a_model_is_refused(tmp_path):
     path = tmp_path / "model.keras"
     path.write_text("no model")
-    message = message_of(checkpoints.load_model, str(path))
+    message = message_of(load_model, str(path))
     assert "expected a model that capsulenet.py saved" in message
 
 
@@ -299,12 +317,12 @@ def test_model_that_carries_code_is_refused(tmp_path):
     )
     path = str(tmp_path / "model.keras")
     model.save(path)
-    assert "cannot load" in message_of(checkpoints.load_model, path)
+    assert "cannot load" in message_of(load_model, path)
 
 
 def test_model_of_another_kind_is_refused():
     model, _ = dense_model()
-    message = message_of(checkpoints.check_model, model, "a.keras", (3,), 4)
+    message = message_of(check_model, model, "a.keras", (3,), 4)
     assert "expected a model that capsulenet.py saved" in message
     assert model.name in message
 
@@ -327,10 +345,8 @@ def test_model_of_another_kind_is_refused():
 def test_model_for_other_pictures_or_classes_is_refused(
     trained, shape, n_class, received, advice
 ):
-    checkpoints.check_model(trained, "a.keras", SHAPE, N_CLASS)
-    message = message_of(
-        checkpoints.check_model, trained, "a.keras", shape, n_class
-    )
+    check_model(trained, "a.keras", SHAPE, N_CLASS)
+    message = message_of(check_model, trained, "a.keras", shape, n_class)
     expected = "17x17x1 (height x width x channels) and 3 classes"
     assert expected in message and f"got {received}" in message
     assert message.endswith("choose another --dataset" + advice)
@@ -340,19 +356,19 @@ def test_model_for_other_pictures_or_classes_is_refused(
 def test_weights_are_those_of_the_file(tmp_path, trained, suffix):
     path = str(tmp_path / f"model{suffix}")
     if suffix == ".keras":
-        checkpoints.save_model(trained, path, {})
+        save_model(trained, path, {})
     else:
         trained.save_weights(path)
     # Made in the same process, and by another seed.
     model = capsnet(seed=2)
     assert not same(weights_of(model), weights_of(trained))
-    checkpoints.load_weights(model, path)
+    load_weights(model, path)
     assert same(weights_of(model), weights_of(trained))
 
 
 def test_weights_of_another_architecture_say_what_differs(tmp_path, trained):
     path = str(tmp_path / "model.keras")
-    checkpoints.save_model(trained, path, {})
+    save_model(trained, path, {})
     for kwargs, expected in (
         ({"decoder": False}, "expected dense1/bias no such weight"),
         ({"capsule_bias": 0.1}, "digitcaps/bias (3, 16), got no such weight"),
@@ -360,7 +376,7 @@ def test_weights_of_another_architecture_say_what_differs(tmp_path, trained):
     ):
         model = capsnet(seed=2, **kwargs)
         before = weights_of(model)
-        message = message_of(checkpoints.load_weights, model, path)
+        message = message_of(load_weights, model, path)
         assert expected in message and path in message
         assert same(weights_of(model), before)
 
@@ -369,14 +385,14 @@ def test_weights_of_another_architecture_say_what_differs(tmp_path, trained):
 def test_text_that_is_named_like_weights_is_refused(tmp_path, trained, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_text("no weights")
-    message = message_of(checkpoints.load_weights, trained, str(path))
+    message = message_of(load_weights, trained, str(path))
     assert "cannot load weights" in message and path.name in message
 
 
 def test_weights_file_of_another_architecture_is_refused(tmp_path, trained):
     path = str(tmp_path / "model.weights.h5")
     dense_model()[0].save_weights(path)
-    assert path in message_of(checkpoints.load_weights, trained, path)
+    assert path in message_of(load_weights, trained, path)
 
 
 @pytest.mark.parametrize("first_dense", (0, 1, 9))
@@ -387,7 +403,7 @@ def test_classic_weights_give_the_same_outputs(tmp_path, classic, first_dense):
     model = CapsNet(MNIST, 10)[1]
     x = np.random.default_rng(0).uniform(size=(3, *MNIST)).astype("float32")
     expected, before = classic.predict(x), model.predict(x)
-    checkpoints.load_weights(model, path)
+    load_weights(model, path)
     received = model.predict(x)
     for name in ("capsnet", "decoder"):
         np.testing.assert_allclose(received[name], expected[name], atol=1e-4)
@@ -398,7 +414,7 @@ def test_classic_weights_fit_a_network_without_decoder(tmp_path, classic):
     path = str(tmp_path / "classic.h5")
     write_classic(path, classic, first_dense=1)
     model = CapsNet(MNIST, 10, decoder=False)[1]
-    checkpoints.load_weights(model, path)
+    load_weights(model, path)
     for name in ("conv1", "primarycap", "digitcaps"):
         expected = weights_of(classic.get_layer(name))
         assert same(weights_of(model.get_layer(name)), expected)
@@ -409,12 +425,12 @@ def test_classic_weights_of_another_shape_say_what_differs(tmp_path, trained):
     write_classic(path, trained, first_dense=1)
     model = CapsNet((17, 17, 3), N_CLASS)[1]
     before = weights_of(model)
-    message = message_of(checkpoints.load_weights, model, path)
+    message = message_of(load_weights, model, path)
     assert "conv1/kernel of shape (5, 5, 3, 256)" in message
     assert "got (5, 5, 1, 256)" in message
     with h5py.File(path, "a") as file:
         del file["digitcaps"]["digitcaps"]
-    message = message_of(checkpoints.load_weights, trained, path)
+    message = message_of(load_weights, trained, path)
     assert "digitcaps/kernel" in message and "got nothing" in message
     assert same(weights_of(model), before)
 
@@ -427,7 +443,7 @@ def test_classic_weights_that_claim_terabytes_are_refused(tmp_path, trained):
         del group["W:0"]
         # Chunks that are written nowhere: the file is small.
         group.create_dataset("W:0", (10**4, 10**8), "float32", chunks=(9, 9))
-    message = message_of(checkpoints.load_weights, trained, path)
+    message = message_of(load_weights, trained, path)
     assert "digitcaps/kernel" in message
     assert "got (10000, 100000000)" in message
 
@@ -435,9 +451,9 @@ def test_classic_weights_that_claim_terabytes_are_refused(tmp_path, trained):
 def test_checkpoint_brings_weights_and_optimizer_back(saved):
     folder, model, step = saved
     other, other_step = dense_model()
-    state = checkpoints.read_state(folder)
+    state = read_state(folder)
     assert state["epochs_done"] == 1
-    checkpoints.load_checkpoint(folder, other, state)
+    load_checkpoint(folder, other, state)
     # Adam's moments and step count are there, or the paths would part.
     for _ in range(3):
         assert step() == other_step()
@@ -449,11 +465,11 @@ def test_checkpoint_keeps_one_file_of_weights(saved):
     step()
     (folder / "best.pt").write_bytes(b"the user's")
     (folder / ".notes").mkdir()
-    checkpoints.save_checkpoint(folder, model, {"epochs_done": 2, "x": "y"})
+    save_checkpoint(folder, model, {"epochs_done": 2, "x": "y"})
     # The older checkpoint is gone, and what is not ours is left alone.
     ours = ["epoch-0002.weights.h5", "state.json"]
     assert sorted(os.listdir(folder)) == [".notes", "best.pt", *ours]
-    state = checkpoints.read_state(folder)
+    state = read_state(folder)
     assert state["file"] == "epoch-0002.weights.h5"
     assert (state["epochs_done"], state["x"]) == (2, "y")
 
@@ -467,12 +483,12 @@ def test_crash_before_the_state_leaves_the_old_checkpoint(saved, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(checkpoints, "write_json", crash)
-        checkpoints.save_checkpoint(folder, model, {"epochs_done": 2})
+        patch.setattr(training_checkpoints, "write_json", crash)
+        save_checkpoint(folder, model, {"epochs_done": 2})
     assert not same(weights_of(model), before)
-    state = checkpoints.read_state(folder)
+    state = read_state(folder)
     assert state["epochs_done"] == 1
-    checkpoints.load_checkpoint(folder, model, state)
+    load_checkpoint(folder, model, state)
     assert same(weights_of(model), before)
 
 
@@ -481,7 +497,7 @@ def test_damaged_checkpoint_is_refused(saved, place):
     folder, _, _ = saved
     path = folder / "epoch-0001.weights.h5"
     flip_byte(path, place)
-    message = message_of(checkpoints.read_state, folder)
+    message = message_of(read_state, folder)
     assert path.name in message and "is damaged" in message
     assert "without --resume" in message
 
@@ -494,15 +510,15 @@ def test_unreadable_state_is_refused(saved, content):
     (folder / "state.json").unlink()
     if content is not None:
         (folder / "state.json").write_text(content)
-    message = message_of(checkpoints.read_state, folder)
+    message = message_of(read_state, folder)
     assert "state.json" in message and "without --resume" in message
 
 
 def test_checkpoint_of_another_model_is_refused(saved):
     folder, _, _ = saved
     model, _ = dense_model(units=5)
-    state = checkpoints.read_state(folder)
-    message = message_of(checkpoints.load_checkpoint, folder, model, state)
+    state = read_state(folder)
+    message = message_of(load_checkpoint, folder, model, state)
     assert "does not fit" in message
 
 
@@ -513,7 +529,7 @@ def test_log_is_cut_to_the_epochs_of_the_checkpoint(
     path = tmp_path / "log.csv"
     lines = ["epoch,loss\n", "0,0.5\n", "1,0.25\n", "2,0.125\n"]
     path.write_text("".join(lines))
-    checkpoints.cut_log(path, epochs_done)
+    cut_log(path, epochs_done)
     assert path.read_text() == "".join(lines[: rows + 1])
     assert os.listdir(tmp_path) == ["log.csv"]
 
@@ -521,20 +537,20 @@ def test_log_is_cut_to_the_epochs_of_the_checkpoint(
 def test_log_with_too_few_rows_is_refused(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("epoch,loss\n0,0.5\n")
-    message = message_of(checkpoints.cut_log, str(path), 2)
+    message = message_of(cut_log, str(path), 2)
     assert "rows of epochs 1 to 2" in message and "got 1 of them" in message
     assert path.read_text() == "epoch,loss\n0,0.5\n"
 
 
 def test_second_run_in_a_folder_is_refused(tmp_path):
     folder = str(tmp_path / "run")
-    with checkpoints.locked(folder):
-        with pytest.raises(FileError, match="another run is writing"):
-            with checkpoints.locked(folder):
+    with locked(folder):
+        with pytest.raises(UserError, match="another run is writing"):
+            with locked(folder):
                 pass
-        with checkpoints.locked(str(tmp_path / "other")):
+        with locked(str(tmp_path / "other")):
             pass
-    with checkpoints.locked(folder):
+    with locked(folder):
         pass
 
 
@@ -542,10 +558,10 @@ def test_file_system_without_locks_can_be_used(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(checkpoints.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     half = tmp_path / ".7-log.csv"  # Perhaps of a run that is writing it.
     half.write_text("")
-    with checkpoints.locked(tmp_path):
+    with locked(tmp_path):
         assert half.exists()
 
 
@@ -558,14 +574,14 @@ def test_killed_run_holds_its_folder_no_longer(tmp_path):
     )
     try:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(FileError, match="choose another --save_dir"):
-            with checkpoints.locked(tmp_path):
+        with pytest.raises(UserError, match="choose another --save_dir"):
+            with locked(tmp_path):
                 pass
     finally:
         holder.kill()
         holder.communicate()
     assert holder.returncode == -signal.SIGKILL
-    with checkpoints.locked(tmp_path):
+    with locked(tmp_path):
         pass
 
 
@@ -596,7 +612,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
         checkpoint / f".{writers[1].pid}-state.json",
     ]
     assert all(path.exists() for path in leftovers)
-    with checkpoints.locked(tmp_path):
+    with locked(tmp_path):
         assert not any(path.exists() for path in leftovers)
     assert [path.read_text() for path in kept] == ["whole"] * 3
 
@@ -611,7 +627,7 @@ def test_every_file_of_a_run_is_known_to_be_removed_half_written(tmp_path):
     for name in names:
         (tmp_path / f".12345-{name}").touch()
         (tmp_path / name).touch()
-    with checkpoints.locked(tmp_path):
+    with locked(tmp_path):
         assert sorted(os.listdir(tmp_path)) == sorted([".lock", *names])
 
 
@@ -619,4 +635,4 @@ def test_zip_archive_that_is_no_model_is_refused(tmp_path):
     path = str(tmp_path / "model.keras")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("note.txt", "no model")
-    assert "cannot load" in message_of(checkpoints.load_model, path)
+    assert "cannot load" in message_of(load_model, path)

@@ -16,19 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capsnet.data import digits as digits_room  # noqa: E402
+from capsnet.data.batches import ShiftedBatches, max_shift
+from capsnet.data.digits import TEST_FONTS, TRAIN_FONTS, draw_glyph
+from capsnet.data.folders import choose_test, picture_files
+from capsnet.data.pictures import PICTURE_SUFFIXES, read_picture
+from capsnet.data.sources import Dataset, hold_out, load
+from capsnet.messages import UserError, counted
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import datasets  # noqa: E402
-from datasets import (  # noqa: E402
-    Dataset,
-    DatasetError,
-    ShiftedBatches,
-    hold_out,
-    load,
-    max_shift,
-    picture_files,
-    read_picture,
-)
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -57,7 +54,7 @@ def write_npz(path, compressed=False, **changes):
 
 def message_of(function, *args, **kwargs):
     """The message of the DatasetError, which has to be one line."""
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(UserError) as caught:
         function(*args, **kwargs)
     message = str(caught.value)
     assert "\n" not in message
@@ -69,7 +66,7 @@ def peak_memory(function, *args):
     """Bytes that a call which ends in a DatasetError takes at most."""
     tracemalloc.start()
     try:
-        with pytest.raises(DatasetError):
+        with pytest.raises(UserError):
             function(*args)
         return tracemalloc.get_traced_memory()[1]
     finally:
@@ -441,7 +438,7 @@ def test_a_failing_download_without_a_message_names_the_exception(monkeypatch):
 
 
 def test_one_is_singular():
-    counts = [datasets.counted(count, "picture") for count in (0, 1, 2, "all")]
+    counts = [counted(count, "picture") for count in (0, 1, 2, "all")]
     assert counts == ["0 pictures", "1 picture", "2 pictures", "all pictures"]
 
 
@@ -487,8 +484,8 @@ def test_digits_are_drawn_in_seconds(digits):
 
 
 def test_digits_depend_on_the_seed_alone(digits, monkeypatch):
-    monkeypatch.setattr(datasets, "TRAIN_DIGITS", 50)
-    monkeypatch.setattr(datasets, "TEST_DIGITS", 10)
+    monkeypatch.setattr(digits_room, "TRAIN_DIGITS", 50)
+    monkeypatch.setattr(digits_room, "TEST_DIGITS", 10)
     first, again, other = load("digits"), load("digits"), load("digits", seed=1)
     for part in PARTS:
         np.testing.assert_array_equal(
@@ -501,8 +498,8 @@ def test_test_digits_come_from_other_font_families():
     def family(font):
         return font.split("-")[0].removesuffix("Mono").removesuffix("Serif")
 
-    train = {family(font) for font in datasets.TRAIN_FONTS}
-    test = {family(font) for font in datasets.TEST_FONTS}
+    train = {family(font) for font in TRAIN_FONTS}
+    test = {family(font) for font in TEST_FONTS}
     assert train == {
         "DejaVuSans",
         "DejaVu",
@@ -518,9 +515,9 @@ def test_every_font_has_ten_different_digits():
     import matplotlib
 
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    for font in datasets.TRAIN_FONTS + datasets.TEST_FONTS:
+    for font in TRAIN_FONTS + TEST_FONTS:
         glyphs = [
-            datasets._draw_glyph(folder / f"{font}.ttf", digit, 0)
+            draw_glyph(folder / f"{font}.ttf", digit, 0)
             for digit in "0123456789"
         ]
         assert all(glyph.height > 40 for glyph in glyphs), font
@@ -761,7 +758,7 @@ def check_damage(path, load_it, rng, rounds):
         path.write_bytes(damaged)
         try:
             load_it()
-        except DatasetError as error:
+        except UserError as error:
             assert "\n" not in str(error)
             refused += 1
     path.write_bytes(original)
@@ -913,7 +910,7 @@ def test_no_seed_and_hardly_a_new_picture_changes_the_test_part(tmp_path):
     # Not simply the first or the last of them.
     y = np.zeros(40, int)
     chosen = np.flatnonzero(
-        datasets._choose_test(y, [f"{i:02}.png" for i in range(40)], 0.2)
+        choose_test(y, [f"{i:02}.png" for i in range(40)], 0.2)
     )
     assert len(chosen) == 8 and chosen.min() < 16 and chosen.max() > 24
 
@@ -1052,7 +1049,7 @@ def test_channels_are_those_of_the_whole_data_set(tmp_path, pictures, channels):
     assert load(tmp_path, grayscale=True).x_train.shape[1:] == (6, 5, 1)
 
 
-@pytest.mark.parametrize("suffix", sorted(datasets.PICTURE_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))
 def test_every_format_is_read(tmp_path, suffix):
     path = tmp_path / f"0{suffix.upper()}"
     pixels = np.full((16, 16, 3), (200, 100, 50), np.uint8)

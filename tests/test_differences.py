@@ -13,13 +13,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import differences  # noqa: E402
 import mnist  # noqa: E402
 
-import options  # noqa: E402
+from capsnet.cli import settings  # noqa: E402
+from capsnet.cli.settings import parse_args  # noqa: E402
+from capsnet.training.recipes import RECIPES  # noqa: E402
 
 
 def flags_of(name):
     args = differences.parse_args([])
     argv = differences.flags_for(name, 0, args)
-    return options.flags_of(options.parse_args(argv))
+    return settings.flags_of(parse_args(argv))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_a_run_differs_from_the_classic_one_in_one_flag(name, changed):
 
 def test_the_authors_runs_have_all_that_their_recipe_sets():
     whole, light = flags_of("authors"), flags_of("authors-light")
-    recipe = dict(options.RECIPES["paper"])
+    recipe = dict(RECIPES["paper"])
     # The decay is compressed to the short run, an epoch of batches of 128.
     recipe.update(lr_decay=0.4, lr_decay_steps=469)
     assert {name: whole[name] for name in recipe} == recipe

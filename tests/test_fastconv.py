@@ -9,19 +9,23 @@ import pytest
 from keras import ops
 from keras.layers import Conv2D
 
-import fastconv
-from capsulelayers import PrimaryCap
-from fastconv import (
+from capsnet.devices import runs_on_cpu
+from capsnet.models import fastconv as fastconv_room  # noqa: E402
+from capsnet.models.fastconv import (
+    FastConv2D,
+    fast_convolution,
+    transform_kernel,
+)
+from capsnet.models.inference import Predictor
+from capsnet.models.toomcook import (
     MAX_POINTS,
     AxisPlan,
-    FastConv2D,
-    Predictor,
     balanced_toom_cook,
-    fast_convolution,
     plan,
     saving,
     toom_cook,
 )
+from capsulelayers import PrimaryCap
 
 TRANSFORMS = [
     (m, r) for m in range(1, 11) for r in range(1, 11) if m + r - 1 <= 10
@@ -193,7 +197,7 @@ def test_a_batch_of_one_keeps_its_axis():
 
 
 def test_primary_capsules_need_less_than_a_third_of_the_products(monkeypatch):
-    monkeypatch.setattr(fastconv, "runs_on_cpu", lambda: True)
+    monkeypatch.setattr(fastconv_room, "runs_on_cpu", lambda: True)
     assert saving(*PRIMARY) > 3.5
     axes, _ = plan(*PRIMARY[:4])
     assert [(axis.m, axis.n) for axis in axes] == [(6, 19), (6, 19)]
@@ -211,7 +215,7 @@ def chosen(geometry, **kwargs):
 
 
 def test_auto_is_direct_where_it_saves_too_little(monkeypatch):
-    monkeypatch.setattr(fastconv, "runs_on_cpu", lambda: True)
+    monkeypatch.setattr(fastconv_room, "runs_on_cpu", lambda: True)
     assert saving(*CONV1) < 2
     assert not chosen(CONV1)
     assert chosen(CONV1, method="fast")
@@ -219,13 +223,13 @@ def test_auto_is_direct_where_it_saves_too_little(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_auto_is_direct_in_16_bits(dtype, monkeypatch):
-    monkeypatch.setattr(fastconv, "runs_on_cpu", lambda: True)
+    monkeypatch.setattr(fastconv_room, "runs_on_cpu", lambda: True)
     assert not chosen(PRIMARY, dtype=dtype)
     assert chosen(PRIMARY, dtype=dtype, method="fast")
 
 
 def test_auto_is_direct_where_a_gpu_is_visible(monkeypatch):
-    monkeypatch.setattr(fastconv, "runs_on_cpu", lambda: False)
+    monkeypatch.setattr(fastconv_room, "runs_on_cpu", lambda: False)
     assert not chosen(PRIMARY)
     assert chosen(PRIMARY, method="fast")
 
@@ -243,7 +247,7 @@ def test_a_visible_gpu_is_found(gpu, monkeypatch):
     for part in path:
         module = getattr(module, part)
     monkeypatch.setattr(module, function, lambda *_: answer)
-    assert fastconv.runs_on_cpu() is not gpu
+    assert runs_on_cpu() is not gpu
 
 
 def test_direct_is_never_fast():
@@ -454,13 +458,13 @@ def test_predictor_predicts_as_its_model_whatever_its_weights_become():
 def test_predictor_transforms_each_kernel_once_for_all_batches(monkeypatch):
     model, pictures = network("fast"), random_normal(9, 12, 11, 2)
     predictor, calls = Predictor(model), []
-    transform = fastconv.transform_kernel
+    transform = transform_kernel
 
     def watch(kernel, *args):
         calls.append(tuple(kernel.shape))
         return transform(kernel, *args)
 
-    monkeypatch.setattr(fastconv, "transform_kernel", watch)
+    monkeypatch.setattr(fastconv_room, "transform_kernel", watch)
     for _ in range(2):
         predictor.predict(pictures, batch_size=2, verbose=0)
         assert sorted(calls) == [(3, 3, 3, 8), (5, 5, 2, 3)]

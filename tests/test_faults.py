@@ -29,8 +29,17 @@ from conftest import bars, write_bars
 from PIL import Image
 
 import capsulenet
-import checkpoints
-import datasets
+from capsnet import files  # noqa: E402
+from capsnet import files as files_room
+from capsnet.data import sources
+from capsnet.data.pictures import MAX_UNPROVEN_PIXELS, read_picture
+from capsnet.evaluation import figures, prediction  # noqa: E402
+from capsnet.files import read_state, write_json
+from capsnet.messages import UserError
+from capsnet.models import saving  # noqa: E402
+from capsnet.models.saving import load_model, save_model
+from capsnet.training import checkpoints  # noqa: E402
+from capsnet.training.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -495,7 +504,7 @@ def file_limit(size):
 
 def fill_disk(patch, name, size):
     """Lets the writing of the files of a name fail after `size` bytes."""
-    whole_file = checkpoints.whole_file
+    whole_file = files_room.whole_file
 
     @contextlib.contextmanager
     def limited(path):
@@ -504,7 +513,9 @@ def fill_disk(patch, name, size):
             with file_limit(size) if is_it else contextlib.nullcontext():
                 yield temporary
 
-    patch.setattr(checkpoints, "whole_file", limited)
+    for room in (files, capsulenet, saving, figures, prediction, checkpoints):
+        if hasattr(room, "whole_file"):
+            patch.setattr(room, "whole_file", limited)
 
 
 @pytest.fixture(scope="module")
@@ -546,7 +557,7 @@ def check_fault(capsys, folder, argv, name):
     ]
     assert others[0] == others[1] and not temporaries(folder)
     # The checkpoint, the old or the new one, is whole.
-    return checkpoints.read_state(folder / "checkpoint")["epochs_done"]
+    return read_state(folder / "checkpoint")["epochs_done"]
 
 
 @pytest.mark.slow
@@ -567,7 +578,7 @@ def test_training_that_fills_the_disk_keeps_the_old_files(
 ):
     if size == 20_000 and name in ("state.json", "log.csv", "run.json"):
         pytest.skip("the file is smaller")
-    epochs = checkpoints.read_state(finished / "checkpoint")["epochs_done"]
+    epochs = read_state(finished / "checkpoint")["epochs_done"]
     if name == "weights.h5":
         # Another name than that of the checkpoint that there is.
         name = f"epoch-{epochs + 1:04d}.weights.h5"
@@ -584,7 +595,7 @@ def test_training_that_fills_the_disk_keeps_the_old_files(
 def test_row_that_does_not_fit_on_the_disk_is_cut_off(
     finished, monkeypatch, capsys
 ):
-    state = checkpoints.read_state(finished / "checkpoint")
+    state = read_state(finished / "checkpoint")
     argv = ["--resume", "--epochs", state["epochs_done"] + 1]
     old = (finished / "log.csv").read_bytes()
     write = keras.callbacks.CSVLogger.on_epoch_end
@@ -598,7 +609,7 @@ def test_row_that_does_not_fit_on_the_disk_is_cut_off(
         message = message_of(capsys, [*argv, "--save_dir", finished])
     assert "cannot write" in message and "log.csv" in message
     assert (finished / "log.csv").read_bytes()[: len(old)] == old
-    assert checkpoints.read_state(finished / "checkpoint") == state
+    assert read_state(finished / "checkpoint") == state
     assert status_of([*argv, "--save_dir", finished]) == 0
     lines = (finished / "log.csv").read_bytes().splitlines(keepends=True)
     assert b"".join(lines[:-1]) == old
@@ -638,13 +649,13 @@ def test_export_that_fills_the_disk_leaves_nothing(
     finished, tmp_path, monkeypatch, capsys
 ):
     argv = ["-w", finished / "trained_model.keras", "--export"]
-    export = checkpoints.export
+    export = saving.export
 
     def limited(*args):
         with file_limit(1000):
             export(*args)
 
-    monkeypatch.setattr(checkpoints, "export", limited)
+    monkeypatch.setattr(capsulenet, "export", limited)
     assert "export" in message_of(capsys, [*argv, tmp_path / "served"])
     assert list(tmp_path.iterdir()) == []
 
@@ -657,11 +668,11 @@ def test_failing_system_call_leaves_the_old_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / "state.json"
-    checkpoints.write_json(path, {"epochs_done": 1})
+    write_json(path, {"epochs_done": 1})
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
-        with pytest.raises(checkpoints.WriteError) as caught:
-            checkpoints.write_json(path, {"epochs_done": 2})
+        with pytest.raises(UserError) as caught:
+            write_json(path, {"epochs_done": 2})
     assert f"cannot write '{path}' (No space left" in str(caught.value)
     assert json.loads(path.read_text()) == {"epochs_done": 1}
     assert list(tmp_path.iterdir()) == [path]
@@ -679,8 +690,8 @@ def test_full_disk_leaves_the_old_file(tmp_path, name, size):
     }[name]
     path = tmp_path / name
     path.write_text("old")
-    with pytest.raises(checkpoints.WriteError, match="File too large"):
-        with checkpoints.whole_file(path) as temporary, file_limit(size):
+    with pytest.raises(UserError, match="File too large"):
+        with files_room.whole_file(path) as temporary, file_limit(size):
             write(temporary)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -689,11 +700,11 @@ def test_full_disk_leaves_the_old_file(tmp_path, name, size):
 @pytest.mark.parametrize("size", (0, 64, 3000, 20_000))
 def test_full_disk_leaves_the_old_checkpoint(tmp_path, size):
     model = tiny_model()
-    checkpoints.save_checkpoint(tmp_path, model, {"epochs_done": 1})
+    save_checkpoint(tmp_path, model, {"epochs_done": 1})
     before = contents(tmp_path)
-    with pytest.raises(checkpoints.WriteError, match="File too large"):
+    with pytest.raises(UserError, match="File too large"):
         with file_limit(size):
-            checkpoints.save_checkpoint(tmp_path, model, {"epochs_done": 2})
+            save_checkpoint(tmp_path, model, {"epochs_done": 2})
     assert contents(tmp_path) == before
 
 
@@ -790,7 +801,7 @@ def is_picture(expected, received):
         received.dtype == np.uint8
         and received.ndim == 3
         and received.shape[2] in (1, 3, 4)
-        and 0 < received.size <= 4 * datasets.MAX_UNPROVEN_PIXELS
+        and 0 < received.size <= 4 * MAX_UNPROVEN_PIXELS
     )
 
 
@@ -821,9 +832,9 @@ def damage_arrays(folder, suffix, rounds):
     save(path, **arrays)
     return try_damaged(
         path,
-        lambda: datasets.load(str(path)),
+        lambda: sources.load(str(path)),
         same_data,
-        datasets.DatasetError,
+        UserError,
         rounds,
         seed=1,
     )
@@ -845,9 +856,9 @@ def damage_idx(folder, suffix, rounds):
     return sum(
         try_damaged(
             path,
-            lambda: datasets.load(str(folder)),
+            lambda: sources.load(str(folder)),
             same_data if suffix == "gz" else same_shapes,
-            datasets.DatasetError,
+            UserError,
             rounds // 4,
             seed=2,
         )
@@ -862,9 +873,9 @@ def damage_picture(folder, suffix, rounds):
     Image.fromarray(pixels).save(path)
     return try_damaged(
         path,
-        lambda: datasets.read_picture(path, None, None),
+        lambda: read_picture(path, None, None),
         same_picture if suffix == "png" else is_picture,
-        datasets.DatasetError,
+        UserError,
         rounds,
         seed=3,
     )
@@ -873,12 +884,12 @@ def damage_picture(folder, suffix, rounds):
 def damage_model(folder, suffix, rounds):
     """Damages a `.keras` file, whose archive has checksums."""
     path = folder / "a.keras"
-    checkpoints.save_model(tiny_model(), path, {"class_names": ["a", "b"]})
+    save_model(tiny_model(), path, {"class_names": ["a", "b"]})
     return try_damaged(
         path,
-        lambda: checkpoints.load_model(str(path)),
+        lambda: load_model(str(path)),
         same_weights,
-        checkpoints.FileError,
+        UserError,
         rounds,
         seed=4,
     )
@@ -887,12 +898,12 @@ def damage_model(folder, suffix, rounds):
 def damage_checkpoint(folder, name, rounds):
     """Damages one of the two files of a checkpoint."""
     state = {"epochs_done": 1, "flags": {"epochs": 3, "lr": 0.001}}
-    checkpoints.save_checkpoint(folder, tiny_model(), state)
+    save_checkpoint(folder, tiny_model(), state)
     return try_damaged(
         folder / name,
-        lambda: checkpoints.read_state(folder),
+        lambda: read_state(folder),
         lambda expected, received: expected == received,
-        checkpoints.FileError,
+        UserError,
         rounds,
         seed=5,
     )

@@ -17,7 +17,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import mnist  # noqa: E402
 
-import options  # noqa: E402
+from capsnet.cli import settings  # noqa: E402
+from capsnet.training.recipes import DEFAULT_BATCH_SIZE  # noqa: E402
 
 ENVIRONMENT = {
     "python": "3",
@@ -32,8 +33,8 @@ ENVIRONMENT = {
 def record_of(row, seed, epochs, error, *extra, dataset="mnist", **changes):
     argv = [*mnist.ROWS[row], "--seed", str(seed), "--epochs", str(epochs)]
     argv += ["--dataset", dataset, "--save_dir", "/home/someone/work", *extra]
-    flags = options.flags_of(options.parse_args(argv))
-    flags["batch_size"] = flags["batch_size"] or options.DEFAULT_BATCH_SIZE
+    flags = settings.flags_of(settings.parse_args(argv))
+    flags["batch_size"] = flags["batch_size"] or DEFAULT_BATCH_SIZE
     return {
         "flags": flags,
         "environment": {**ENVIRONMENT, **changes},
@@ -269,7 +270,7 @@ def test_command_of_a_run_gives_its_flags(tmp_path):
     (run,) = mnist.read_runs(tmp_path)
     words = mnist.command_of(run).split()
     assert words[:2] == ["python", "capsulenet.py"]
-    flags = options.flags_of(options.parse_args(words[2:]))
+    flags = settings.flags_of(settings.parse_args(words[2:]))
     assert {**flags, "save_dir": ""} == {**record["flags"], "save_dir": ""}
 
 

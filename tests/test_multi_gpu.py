@@ -13,8 +13,8 @@ import pytest
 from conftest import bars
 
 import capsulenet
-import options
 import utils
+from capsnet.cli.settings import parse_args
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "capsulenet-multi-gpu.py"
@@ -122,7 +122,7 @@ def test_interrupted_run_is_told_to_go_on_with_its_devices(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.json").touch()
     argv = ["--gpus", "2", "--device", "cpu", "--save_dir", str(tmp_path)]
-    args = options.parse_args(argv, multi_gpu=True)
+    args = parse_args(argv, multi_gpu=True)
     advice = f"--resume --save_dir {tmp_path} --gpus 2 --device cpu"
     assert capsulenet.interrupted(args).endswith(advice)
 

@@ -1,5 +1,6 @@
 """Tests of options.py. None of them imports Keras."""
 
+import importlib.util  # noqa: E402
 import json
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import options
+from capsnet.cli.options import build_parser
+from capsnet.cli.settings import flags_of, parse_args
+from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("capsulenet.py", "capsulenet-multi-gpu.py")
@@ -33,7 +36,7 @@ CLASSIC = {
 
 
 def parse(*argv, **kwargs):
-    return options.parse_args(list(argv), **kwargs)
+    return parse_args(list(argv), **kwargs)
 
 
 def error_of(capsys, *argv, **kwargs):
@@ -57,9 +60,7 @@ def model_file(tmp_path):
 @pytest.fixture
 def started(tmp_path):
     """A folder whose checkpoint belongs to a run with flags of its own."""
-    flags = options.flags_of(
-        parse("--routings", "2", "--epochs", "5", "--seed", "7")
-    )
+    flags = flags_of(parse("--routings", "2", "--epochs", "5", "--seed", "7"))
     flags["batch_size"] = 40
     folder = tmp_path / "run"
     (folder / "checkpoint").mkdir(parents=True)
@@ -71,7 +72,7 @@ def started(tmp_path):
 def test_defaults_are_those_of_the_classic_script():
     args = vars(parse())
     assert {name: args[name] for name in CLASSIC} == CLASSIC
-    assert options.DEFAULT_BATCH_SIZE == 100
+    assert DEFAULT_BATCH_SIZE == 100
 
 
 def test_short_flags_are_the_classic_ones(model_file):
@@ -88,7 +89,7 @@ def test_help_names_every_flag_and_the_default_of_each_value(capsys, multi_gpu):
     printed = capsys.readouterr().out
     assert "What it does." in printed
     assert "100 for each GPU" in " ".join(printed.split()) or not multi_gpu
-    for action in options.build_parser("", multi_gpu)._actions:
+    for action in build_parser("", multi_gpu)._actions:
         assert all(flag in printed for flag in action.option_strings)
         takes_value = action.nargs != 0
         optional = action.dest in ("weights", "digit")
@@ -229,12 +230,12 @@ def test_digit_is_refused_for_the_baseline(capsys, model_file):
 
 
 def test_debug_without_tensorboard_tells_how_to_install_it(capsys, monkeypatch):
-    find_spec = options.importlib.util.find_spec
+    find_spec = importlib.util.find_spec
 
     def without(name, *args):
         return None if name == "tensorboard" else find_spec(name, *args)
 
-    monkeypatch.setattr(options.importlib.util, "find_spec", without)
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     assert "pip install tensorboard" in error_of(capsys, "--debug")
     assert parse().debug is False
 
@@ -335,7 +336,7 @@ def test_help_and_wrong_flag_answer_before_keras_is_imported(
         for line in done.stderr.splitlines()
         if line.startswith("import time:")
     }
-    assert "options" in imported
+    assert "capsnet.cli.options" in imported
     assert not imported & {"keras", "tensorflow", "numpy", "matplotlib"}
     assert done.returncode == status
     assert ("--lam_recon" in done.stdout) == (status == 0)
@@ -354,7 +355,7 @@ def test_help_and_wrong_flag_answer_before_keras_is_imported(
 )
 def test_unknown_flag_suggests_a_known_one(wrong, meant, capsys):
     with pytest.raises(SystemExit) as exit_:
-        options.parse_args(wrong.split())
+        parse_args(wrong.split())
     message = capsys.readouterr().err
     assert exit_.value.code == 2 and "-h lists the flags" in message
     assert message.count("\n") == 1
@@ -366,23 +367,23 @@ def test_unknown_flag_suggests_a_known_one(wrong, meant, capsys):
 
 def test_backend_that_is_not_installed(monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as exit_:
-        options.parse_args([])
+        parse_args([])
     assert exit_.value.code == 2
     assert "pip install jax" in capsys.readouterr().err
 
 
 def test_record_names_a_path_that_holds_in_every_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = options.parse_args(["--dataset", "pictures"])
-    assert options.flags_of(args)["dataset"] == str(tmp_path / "pictures")
+    args = parse_args(["--dataset", "pictures"])
+    assert flags_of(args)["dataset"] == str(tmp_path / "pictures")
     # The shell leaves the ~ of --dataset=~/pictures as it is.
     monkeypatch.setenv("HOME", str(tmp_path))
-    args = options.parse_args(["--dataset=~/pictures"])
-    assert options.flags_of(args)["dataset"] == str(tmp_path / "pictures")
-    args = options.parse_args(["--dataset", "digits"])
-    assert options.flags_of(args)["dataset"] == "digits"
+    args = parse_args(["--dataset=~/pictures"])
+    assert flags_of(args)["dataset"] == str(tmp_path / "pictures")
+    args = parse_args(["--dataset", "digits"])
+    assert flags_of(args)["dataset"] == "digits"
     (tmp_path / "model.keras").touch()
-    args = options.parse_args(["-t", "-w", "model.keras"])
-    assert options.flags_of(args)["dataset"] is None
+    args = parse_args(["-t", "-w", "model.keras"])
+    assert flags_of(args)["dataset"] is None

@@ -13,9 +13,19 @@ from conftest import bars
 from PIL import Image
 
 import capsulenet
-import checkpoints
-import datasets
 import utils
+from capsnet.data.batches import ShiftedBatches, balanced_weights
+from capsnet.devices import machine_memory
+from capsnet.messages import UserError
+from capsnet.models.geometry import (
+    check_memory,
+    choose_geometry,
+    fit_geometry,
+    make_plan,
+    map_sizes,
+)
+from capsnet.models.inference import predict
+from capsnet.models.saving import load_model
 
 ROOT = Path(__file__).parents[1]
 # The smallest network that trains: few weights, so little time.
@@ -62,15 +72,15 @@ def error_of(capsys, *argv):
 
 @pytest.mark.parametrize("size", (28, 32, 36))
 def test_the_papers_kernels_at_the_papers_sizes(size):
-    chosen = capsulenet.choose_geometry(size, size)
+    chosen = choose_geometry(size, size)
     assert chosen == ((9, 9), (1, 1), (9, 9), (2, 2))
 
 
 def test_every_size_has_a_moderate_grid():
     sizes = list(range(12, 400))
     for height, width in zip(sizes, reversed(sizes)):
-        chosen = capsulenet.choose_geometry(height, width)
-        feature_map, grid = capsulenet.map_sizes(chosen, (height, width))
+        chosen = choose_geometry(height, width)
+        feature_map, grid = map_sizes(chosen, (height, width))
         assert all(10 <= side <= 28 for side in feature_map)
         assert all(4 <= side <= 10 for side in grid)
         # No pixel is passed over.
@@ -81,18 +91,18 @@ def test_every_size_has_a_moderate_grid():
 
 
 def test_each_side_has_its_own_kernel():
-    chosen = capsulenet.choose_geometry(12, 64)
+    chosen = choose_geometry(12, 64)
     assert chosen == ((3, 9), (1, 2), (3, 9), (2, 2))
 
 
 @pytest.mark.parametrize("shape", [(11, 12, 1), (12, 11, 1), (1, 1, 3)])
 def test_too_small_pictures_are_refused(shape):
-    with pytest.raises(utils.PlanError, match="at least 12x12"):
+    with pytest.raises(UserError, match="at least 12x12"):
         capsulenet.CapsNet(shape, 2)
 
 
 def test_tiny_pictures_with_all_four_numbers_given():
-    plan = capsulenet.make_plan(
+    plan = make_plan(
         (5, 8, 1),
         2,
         conv_kernel=2,
@@ -112,8 +122,8 @@ def test_tiny_pictures_with_all_four_numbers_given():
     ],
 )
 def test_a_kernel_that_leaves_nothing_is_refused(given, advice):
-    with pytest.raises(utils.PlanError, match=advice):
-        capsulenet.fit_geometry(28, 28, **given)
+    with pytest.raises(UserError, match=advice):
+        fit_geometry(28, 28, **given)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +140,7 @@ def test_a_kernel_that_leaves_nothing_is_refused(given, advice):
 def test_small_sizes_train(shape, n_class):
     keras.utils.set_random_seed(0)
     x, _ = bars(2 * n_class, shape, n_class=2)
-    batches = datasets.ShiftedBatches(
-        x, np.arange(len(x)) % n_class, n_class, len(x)
-    )
+    batches = ShiftedBatches(x, np.arange(len(x)) % n_class, n_class, len(x))
     train_model, _, _ = capsulenet.CapsNet(shape, n_class, routings=2)
     capsulenet.compile_model(train_model, 0.001, 0.4)
     losses = [train_model.train_on_batch(*batches[0])[0] for _ in range(3)]
@@ -155,7 +163,7 @@ def test_small_sizes_train(shape, n_class):
 def test_larger_sizes_predict(shape, n_class):
     _, eval_model, _ = capsulenet.CapsNet(shape, n_class)
     x = np.zeros((2, *shape), "uint8")
-    outputs = capsulenet.predict(eval_model, x)
+    outputs = predict(eval_model, x)
     assert outputs["capsnet"].shape == (2, n_class)
     assert outputs["decoder"].shape == x.shape
 
@@ -175,7 +183,7 @@ def test_larger_sizes_predict(shape, n_class):
     ],
 )
 def test_weights_are_counted_exactly(shape, n_class, arguments):
-    plan = capsulenet.make_plan(shape, n_class, **arguments)
+    plan = make_plan(shape, n_class, **arguments)
     train_model, _, _ = capsulenet.CapsNet(shape, n_class, **arguments)
     assert plan.weights == train_model.count_params()
     primary = train_model.get_layer("primarycap")
@@ -184,19 +192,19 @@ def test_weights_are_counted_exactly(shape, n_class, arguments):
 
 
 def test_the_papers_network_is_counted_without_building_it():
-    assert capsulenet.make_plan((28, 28, 1), 10).weights == 8_215_568
-    assert capsulenet.make_plan((36, 36, 1), 10).weights == 11_361_808
+    assert make_plan((28, 28, 1), 10).weights == 8_215_568
+    assert make_plan((36, 36, 1), 10).weights == 11_361_808
 
 
 def test_planning_changes_no_random_number_of_the_network():
     state = random.getstate()
-    capsulenet.make_plan((28, 28, 1), 10).memory(100)
+    make_plan((28, 28, 1), 10).memory(100)
     assert random.getstate() == state
 
 
 def test_memory_grows_with_everything():
     def memory(size=28, n_class=10, batch_size=100, **sizes):
-        plan = capsulenet.make_plan((size, size, 1), n_class)
+        plan = make_plan((size, size, 1), n_class)
         return plan.memory(batch_size, **sizes)
 
     assert memory() < memory(batch_size=200) < memory(batch_size=400)
@@ -208,40 +216,38 @@ def test_memory_grows_with_everything():
 
 
 def test_a_huge_picture_is_planned_at_once():
-    plan = capsulenet.make_plan((6000, 8000, 3), 2)
+    plan = make_plan((6000, 8000, 3), 2)
     assert plan.memory(1) > 16 * plan.weights > 1e12
 
 
 def small_plan(shape):
-    return capsulenet.make_plan(shape, 2)
+    return make_plan(shape, 2)
 
 
 @pytest.mark.parametrize("largest", (1, 7, 99))
 def test_too_large_a_batch_is_refused_with_the_largest_that_fits(largest):
     available = small_plan((28, 28, 1)).memory(largest)
-    with pytest.raises(
-        utils.PlanError, match=f"use --batch_size {largest} or less"
-    ):
-        utils.check_memory(small_plan, (28, 28, 1), 100, available)
-    utils.check_memory(small_plan, (28, 28, 1), largest, available)
-    utils.check_memory(small_plan, (28, 28, 1), 100, None)
+    with pytest.raises(UserError, match=f"use --batch_size {largest} or less"):
+        check_memory(small_plan, (28, 28, 1), 100, available)
+    check_memory(small_plan, (28, 28, 1), largest, available)
+    check_memory(small_plan, (28, 28, 1), 100, None)
 
 
 def test_too_large_a_picture_is_refused_with_the_largest_that_fits():
     available = small_plan((30, 60, 1)).memory(4)
-    with pytest.raises(utils.PlanError) as caught:
-        utils.check_memory(small_plan, (500, 1000, 1), 4, available)
+    with pytest.raises(UserError) as caught:
+        check_memory(small_plan, (500, 1000, 1), 4, available)
     height, width = map(int, str(caught.value).split()[-2:])
     assert height >= 30 and abs(width - 2 * height) <= 1
-    utils.check_memory(small_plan, (height, width, 1), 4, available)
-    with pytest.raises(utils.PlanError, match="no size"):
-        utils.check_memory(small_plan, (500, 1000, 1), 4, 1e6)
+    check_memory(small_plan, (height, width, 1), 4, available)
+    with pytest.raises(UserError, match="no size"):
+        check_memory(small_plan, (500, 1000, 1), 4, 1e6)
 
 
 def test_too_little_memory_ends_before_anything_is_built(
     tmp_path, tiny, capsys, monkeypatch
 ):
-    plan = capsulenet.make_plan((17, 17, 1), 3)
+    plan = make_plan((17, 17, 1), 3)
     available = plan.memory(20, test_batch=12, pictures=52)
     monkeypatch.setattr(utils, "machine_memory", lambda: available)
     monkeypatch.setattr(capsulenet, "CapsNet", None)
@@ -255,7 +261,7 @@ def test_too_little_memory_ends_before_anything_is_built(
 
 
 def test_machine_memory_is_plausible():
-    available = utils.machine_memory()
+    available = machine_memory()
     assert available is None or 2**28 < available < 2**50
 
 
@@ -306,7 +312,7 @@ def test_memory_estimate_is_within_one_and_a_half(size, channels, batch_size):
 
 
 def test_balanced_weights_are_inverse_to_the_counts():
-    weights = capsulenet.balanced_weights(np.array([0, 0, 0, 1, 2, 2]), 3)
+    weights = balanced_weights(np.array([0, 0, 0, 1, 2, 2]), 3)
     np.testing.assert_allclose(weights, [6 / 9, 6 / 3, 6 / 6])
 
 
@@ -315,8 +321,8 @@ def test_class_weights_reach_the_class_loss_alone():
     y = np.array([0, 0, 0, 1])
     train_model, _, _ = capsulenet.CapsNet((12, 12, 1), 2)
     capsulenet.compile_model(train_model, 0.001, 0.5)
-    weights = capsulenet.balanced_weights(y, 2)
-    batches = datasets.ShiftedBatches(x, y, 2, 4, class_weight=weights)
+    weights = balanced_weights(y, 2)
+    batches = ShiftedBatches(x, y, 2, 4, class_weight=weights)
     inputs, targets, _ = batches[0]
     predictions = train_model.predict(inputs, verbose=0)
     # By hand: Eq. 4 for each picture, times n / (n_class * count).
@@ -351,7 +357,7 @@ def test_a_folder_of_pictures_from_the_flags_to_the_test(tmp_path, capsys):
     assert size in out.split("Epoch")[0]
     assert "primary capsules" in out and "memory" in out
     model_path = str(tmp_path / "run" / "trained_model.keras")
-    model, record = checkpoints.load_model(model_path)
+    model, record = load_model(model_path)
     assert model.input.shape[1:] == (12, 14, 3)
     assert record["class_names"] == ["cat", "dog"]
     assert record["flags"]["image_size"] == [12, 14]

@@ -19,10 +19,16 @@ from conftest import bars
 from PIL import Image
 
 import capsulenet
-import checkpoints
-import datasets
-import options
 import utils
+from capsnet.cli.checks import is_training
+from capsnet.cli.settings import parse_args
+from capsnet.data.sources import Dataset
+from capsnet.evaluation.figures import test_figures, worst_classes
+from capsnet.evaluation.prediction import COLUMNS
+from capsnet.files import locked
+from capsnet.models import inference
+from capsnet.models.networks import Baseline, attach
+from capsnet.models.saving import class_names_of, load_model, save_model
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["bottom $1", "middle", "top"]
@@ -43,7 +49,7 @@ class Model(NamedTuple):
 def save(folder, model, names=NAMES):
     """Saves a model as a training would."""
     path = str(folder / "trained_model.keras")
-    checkpoints.save_model(model, path, {"class_names": names})
+    save_model(model, path, {"class_names": names})
     return Model(path, model)
 
 
@@ -132,7 +138,7 @@ def expected_row(lengths, names=NAMES):
 
 def test_figures_of_each_class_are_read_off_the_confusion():
     confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
-    assert capsulenet.test_figures(confusion, ["a", "b", "c"]) == {
+    assert test_figures(confusion, ["a", "b", "c"]) == {
         "accuracy": 0.875,
         "test_error": 12.5,
         "mistakes": 1,
@@ -152,7 +158,7 @@ def mislabelled(model, count=20, wrong=(3, 5, 8, 13)):
     lengths = model.lengths(x)
     y = lengths.argmax(-1)
     y[list(wrong)] = (y[list(wrong)] + 1) % 3
-    return datasets.Dataset(x, y, x, y, NAMES, "bars"), lengths
+    return Dataset(x, y, x, y, NAMES, "bars"), lengths
 
 
 @pytest.fixture
@@ -240,7 +246,7 @@ def counts(*mistakes):
     ],
 )
 def test_worst_classes_are_named(classes, line):
-    assert capsulenet.worst_classes(classes) == line
+    assert worst_classes(classes) == line
 
 
 def test_printed_test_names_the_worst_class(trained, run):
@@ -442,7 +448,7 @@ def test_csv_and_picture_are_written_where_save_dir_says(
     assert status == 0 and "out/new: predictions.csv" in out
     with open("out/new/predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == utils.COLUMNS
+    assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 53
     for number, (row, lengths) in enumerate(zip(rows, trained.lengths(x))):
         assert row["file"] == str(tmp_path / "in" / f"{number:02d}, 1.png")
@@ -469,7 +475,7 @@ def test_hundreds_of_files_are_read_in_batches_with_a_bar(
     for number, pixels in enumerate(x):
         write(tmp_path / "in" / f"{number:03d}.png", pixels)
     sizes = []
-    predict = capsulenet.predict
+    predict = inference.predict
 
     def watch(model, pictures):
         sizes.append(len(pictures))
@@ -535,7 +541,7 @@ def test_models_of_different_pictures_or_classes_are_refused(
 
 def test_model_without_class_names_numbers_its_classes():
     for record in ({}, {"class_names": ["a"]}, {"class_names": 5}):
-        assert checkpoints.class_names_of(record, 3) == ["0", "1", "2"]
+        assert class_names_of(record, 3) == ["0", "1", "2"]
 
 
 def test_models_of_others_are_refused(trained, run, tmp_path):
@@ -543,7 +549,7 @@ def test_models_of_others_are_refused(trained, run, tmp_path):
     path = str(tmp_path / "other.keras")
     models = [
         keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)]),
-        capsulenet.attach(trained.model)[0],
+        attach(trained.model)[0],
     ]
     for model in models:
         model.save(path)
@@ -566,10 +572,10 @@ def test_folder_without_pictures_is_named(trained, run, tmp_path):
 def test_busy_save_dir_is_refused(trained, run, tmp_path):
     file = write(tmp_path / "1.png", bars(1, SHAPE)[0][0])
     argv = ["--predict", file, "-w", trained.path]
-    with checkpoints.locked(str(tmp_path / "busy")):
+    with locked(str(tmp_path / "busy")):
         status, out, err = run(*argv, "--save_dir", tmp_path / "busy")
         assert (status, out) == (2, "") and "another run" in err
-    with checkpoints.locked("result"):  # Not written to, so not asked for.
+    with locked("result"):  # Not written to, so not asked for.
         assert run(*argv)[0] == 0
 
 
@@ -611,8 +617,8 @@ def test_export_in_16_bits_is_half_as_large(name, request, run):
     assert [path.name for path in Path().iterdir()] == ["half.keras"]
     size = os.path.getsize("half.keras")
     assert 0.45 < size / os.path.getsize(model.path) < 0.6
-    loaded, record = checkpoints.load_model("half.keras")
-    assert record == checkpoints.load_model(str(model.path))[1]
+    loaded, record = load_model("half.keras")
+    assert record == load_model(str(model.path))[1]
     pairs = zip(loaded.weights, model.model.weights, strict=True)
     for weight, expected in pairs:
         assert weight.dtype == expected.dtype
@@ -629,12 +635,12 @@ def test_export_in_16_bits_is_half_as_large(name, request, run):
 
 
 def test_weights_too_large_for_16_bits_are_refused(trained, run, tmp_path):
-    model, record = checkpoints.load_model(str(trained.path))
+    model, record = load_model(str(trained.path))
     model.get_layer("conv1").bias.assign_add(
         np.full(model.get_layer("conv1").bias.shape, 7e4, "float32")
     )
     path = str(tmp_path / "large.keras")
-    checkpoints.save_model(model, path, record)
+    save_model(model, path, record)
     status, out, err = run("--export", "half.keras", "-w", path)
     assert (status, out) == (2, "") and "65,504" in err
     assert err.count("\n") == 1 and not Path("half.keras").exists()
@@ -669,7 +675,7 @@ def test_model_loads_after_importing_the_layers_alone(trained, tmp_path):
     paths = [trained.path]
     for name, models in (
         ("plain", capsulenet.CapsNet(SHAPE, 3, decoder=False)),
-        ("baseline", capsulenet.Baseline(SHAPE, 3)),
+        ("baseline", Baseline(SHAPE, 3)),
     ):
         schedule = capsulenet.Decay(0.001, 2, 0.9)
         capsulenet.compile_model(models[0], schedule, 0.0)
@@ -714,7 +720,7 @@ def test_readme_shows_how_to_use_the_model(
 
 def message_of(capsys, *argv):
     with pytest.raises(SystemExit) as caught:
-        options.parse_args(list(map(str, argv)))
+        parse_args(list(map(str, argv)))
     assert caught.value.code == 2
     printed, message = capsys.readouterr()
     assert printed == "" and message.count("\n") == 1
@@ -772,10 +778,8 @@ def test_names_of_nothing_are_refused(capsys, files):
 
 def test_predict_and_export_are_no_training(files):
     for argv in (["--predict", "a.png"], ["--export", "out"]):
-        args = options.parse_args([*argv, "-w", "m.keras"])
-        assert not options.is_training(args)
+        args = parse_args([*argv, "-w", "m.keras"])
+        assert not is_training(args)
         assert args.dataset is None
-    assert options.is_training(options.parse_args([]))
-    assert not options.is_training(
-        options.parse_args(["--digit", "1", "-w", "m.keras"])
-    )
+    assert is_training(parse_args([]))
+    assert not is_training(parse_args(["--digit", "1", "-w", "m.keras"]))

@@ -15,8 +15,8 @@ import differences  # noqa: E402
 import mnist  # noqa: E402
 
 import capsulenet  # noqa: E402
-import options  # noqa: E402
 import utils  # noqa: E402
+from capsnet.cli.settings import parse_args  # noqa: E402
 
 
 def commands():
@@ -89,7 +89,7 @@ def test_readme_commands_have_known_flags(command, tmp_path, monkeypatch):
             Path(name).touch()
     Path("picture.png").touch()
     Path("more_pictures").mkdir()
-    args = options.parse_args(argv, multi_gpu="multi" in script)
+    args = parse_args(argv, multi_gpu="multi" in script)
     assert args.epochs >= 1
 
 

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 import utils
+from capsnet.devices import environment
+from capsnet.messages import file_name
 
 LOG = """epoch,loss,capsnet_accuracy,decoder_loss,learning_rate,test_error
 0,0.5,0.75,0.0625,0.001,12.5
@@ -149,10 +151,10 @@ def test_manipulations_tell_what_rows_and_columns_are(figures):
 
 
 def test_file_name_has_nothing_that_a_system_refuses():
-    name = utils.file_name('a/b\\c:d*e?f"g<h>i|j\nk\0l')
+    name = file_name('a/b\\c:d*e?f"g<h>i|j\nk\0l')
     assert name == "a-b-c-d-e-f-g-h-i-j-k-l"
     for name in ("T-shirt", "Ankle boot", "größe_1.5", "5", "日本"):
-        assert utils.file_name(name) == name
+        assert file_name(name) == name
 
 
 def test_log_is_read_by_columns(tmp_path):
@@ -203,7 +205,7 @@ def test_no_window_ever_opens():
 
 
 def test_environment_names_versions_and_backend():
-    found = utils.environment()
+    found = environment()
     assert found["python"] == platform.python_version()
     assert found["backend"] == keras.backend.backend()
     assert found["versions"]["keras"] == keras.__version__
@@ -215,7 +217,7 @@ def test_environment_names_versions_and_backend():
 
 def test_environment_leaves_out_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(utils, "from_packages", ("numpy", "no-such-package"))
-    assert list(utils.environment()["versions"]) == ["numpy"]
+    assert list(environment()["versions"]) == ["numpy"]
 
 
 @pytest.mark.parametrize("made", (True, False))
@@ -259,4 +261,4 @@ def test_accelerator_is_named(present, monkeypatch):
         monkeypatch.setattr(cuda, "is_available", lambda: present)
         monkeypatch.setattr(cuda, "get_device_name", lambda _: "Some GPU")
     expected = "Some GPU" if present else None
-    assert utils.environment()["accelerator"] == expected
+    assert environment()["accelerator"] == expected

@@ -1,37 +1,17 @@
-"""The command line: flags, defaults, and every check that needs no Keras.
-
-`parse_args` answers `-h` and wrong flags at once, because importing Keras
-takes seconds and nothing here does it.
-"""
+"""options."""
 
 import argparse
 import difflib
-import importlib.util
-import json
 import math
 import os
 import re
+
+from capsnet.training.recipes import DEFAULT_BATCH_SIZE, RECIPES
 
 # Hides TensorFlow's notes in the middle of a training, and on how Ctrl-C ended
 # its threads; its errors, and what it says when it is imported, are shown.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-RECIPES = {
-    # The classic Keras repository's loss, schedule, batch and epochs.
-    "classic": {},
-    # What the authors' own code does (README: 'What differs').
-    "paper": {
-        "batch_size": 128,
-        "lr_decay": 0.96,
-        "lr_decay_steps": 2000,
-        "lr_min": 1e-6,
-        "lam_recon": "authors",
-        "init": "authors",
-        "capsule_bias": 0.1,
-        "primary_scale": 1 / 32,
-    },
-}
-DEFAULT_BATCH_SIZE = 100
 # Data sets that are no files.
 NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 # What users may expect of --export, which would become a folder's name.
@@ -86,8 +66,14 @@ def number(convert, low, high, low_included=True):
 
 
 positive_int = number(int, 1, math.inf)
+
+
 positive_float = number(float, 0, math.inf, low_included=False)
+
+
 non_negative_float = number(float, 0, math.inf)
+
+
 fraction = number(float, 0, 0.9)
 
 
@@ -415,222 +401,3 @@ def build_parser(description, multi_gpu=False):
     add_output_options(parser)
     add_device_options(parser, multi_gpu)
     return parser
-
-
-def parse_args(argv=None, description=None, multi_gpu=False):
-    """Parses and checks the command line.
-
-    Args:
-        argv: List of strings, `sys.argv[1:]` by default.
-        description: Text above the list of flags.
-        multi_gpu: Whether `--gpus` and `--device` exist.
-
-    Returns:
-        `argparse.Namespace`. `given` in it is the set of flags that the user
-        named; `recipe_sets` what the recipe set, for printing.
-
-    Raises:
-        SystemExit: With status 2 and one line for wrong flags.
-    """
-    parser = build_parser(description, multi_gpu)
-    given = given_flags(parser, argv)
-    recipe = given.get("recipe", "classic")
-    parser.set_defaults(**RECIPES[recipe])
-    args = parser.parse_args(argv)
-    args.given = set(given)
-    args.recipe_sets = {
-        flag: value
-        for flag, value in RECIPES[recipe].items()
-        if flag not in given
-        and not (args.model == "baseline" and flag in OF_CAPSULES)
-    }
-    if args.digit is not None:
-        args.testing = True
-    check(parser, args)
-    check_backend(parser)
-    if args.resume:
-        restore_flags(parser, args)
-    if args.dataset is None and is_training(args):
-        args.dataset = "mnist"
-    return args
-
-
-def check_backend(parser):
-    """Ends with status 2 where the chosen backend is not installed."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    known = backend in ("tensorflow", "jax", "torch")
-    if known and importlib.util.find_spec(backend) is None:
-        parser.error(
-            f"KERAS_BACKEND is {backend}, which needs the package {backend}: "
-            f"pip install {backend}"
-        )
-
-
-def is_training(args):
-    """Whether parsed flags ask for a training."""
-    return not (args.testing or args.predict or args.export)
-
-
-def given_flags(parser, argv):
-    """The flags that the user named, with their values."""
-    unset = object()
-    names = vars(parser.parse_args([]))
-    namespace = argparse.Namespace(**dict.fromkeys(names, unset))
-    values = vars(parser.parse_args(argv, namespace))
-    return {name: value for name, value in values.items() if value is not unset}
-
-
-def check(parser, args):
-    """Ends with status 2 where flags exclude each other."""
-    check_task(parser, args)
-    if args.testing and args.weights is None:
-        parser.error(
-            "-t and --digit need a model: -w FILE, for instance "
-            f"-w {os.path.join(args.save_dir, 'trained_model.keras')}"
-        )
-    for path in args.weights or ():
-        is_file = os.path.isfile(path)
-        if not is_file or not path.endswith((".keras", ".h5")):
-            reason = "neither by its name" if is_file else "not a file"
-            parser.error(
-                f"-w expects a .keras or .h5 file, got {path!r}, which is "
-                f"{reason}; training writes "
-                f"{os.path.join(args.save_dir, 'trained_model.keras')}"
-            )
-    if len(args.weights or ()) > 1 and is_training(args):
-        parser.error("-w takes one file to start from; several need -t")
-    if args.digit is not None and args.model == "baseline":
-        parser.error("--digit needs capsules: --model baseline has none")
-    for name in OF_CAPSULES if args.model == "baseline" else ():
-        if name in args.given:
-            parser.error(f"--{name} is for capsules: --model baseline has none")
-    if args.testing and args.resume:
-        parser.error("--resume continues a training, -t tests: choose one")
-    if args.resume and "weights" in args.given:
-        parser.error("--resume starts from its checkpoint: leave -w out")
-    if args.debug and importlib.util.find_spec("tensorboard") is None:
-        parser.error(
-            "--debug needs the package tensorboard: pip install tensorboard"
-        )
-    if os.path.exists(args.save_dir) and not os.path.isdir(args.save_dir):
-        parser.error(f"--save_dir expects a folder, got {args.save_dir!r}")
-
-
-def check_task(parser, args):
-    """Ends with status 2 where `--predict` or `--export` cannot be done."""
-    asked = {
-        "-t" if args.digit is None else "--digit": args.testing,
-        "--predict": args.predict is not None,
-        "--export": args.export is not None,
-    }
-    tasks = [flag for flag, is_asked in asked.items() if is_asked]
-    if len(tasks) > 1:
-        parser.error(f"{' and '.join(tasks)} exclude each other: choose one")
-    if not tasks or args.testing:
-        return
-    (task,) = tasks
-    if args.resume:
-        parser.error(f"--resume continues a training: leave {task} out")
-    for flag in ("dataset", "image_size", "grayscale", "test_fraction"):
-        if flag in args.given:
-            parser.error(
-                f"{task} takes the model's own kind of picture and no data "
-                f"set: leave --{flag} out"
-            )
-    if args.weights is None:
-        parser.error(
-            f"{task} needs a model: -w FILE, for instance "
-            f"-w {os.path.join(args.save_dir, 'trained_model.keras')}"
-        )
-    for path in args.weights:
-        if not path.endswith(".keras"):
-            parser.error(
-                f"{task} needs a whole model, a .keras file, got {path!r}; "
-                "training writes trained_model.keras"
-            )
-    if args.export is not None:
-        check_export(parser, args)
-    missing = [p for p in args.predict or () if not os.path.exists(p)]
-    if missing:
-        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        parser.error(
-            "--predict expects pictures or folders of pictures, got what is "
-            f"not there: {', '.join(missing[:10])}{more}"
-        )
-
-
-def check_export(parser, args):
-    """Ends with status 2 where an export would overwrite something."""
-    target = args.export
-    if len(args.weights) > 1:
-        parser.error("--export takes one model; name one file after -w")
-    if "save_dir" in args.given:
-        parser.error("--export names its own target: leave --save_dir out")
-    if not target:
-        parser.error("--export expects the name of a folder or file, got ''")
-    if os.path.splitext(target)[1] in OTHER_FORMATS:
-        parser.error(
-            f"--export expects a folder or a .keras file, got {target!r}, a "
-            "format that it does not write; the README names a way to ONNX"
-        )
-    empty = os.path.isdir(target) and not os.listdir(target)
-    to_file = target.endswith(".keras")
-    if os.path.lexists(target) and (to_file or not empty):
-        kind = "new file" if to_file else "new or empty folder"
-        parser.error(
-            f"--export expects a {kind}, got {target!r}, which is there; name "
-            "another, or remove it"
-        )
-
-
-def restore_flags(parser, args):
-    """Takes the flags of the run in `save_dir`, refusing others."""
-    path = os.path.join(args.save_dir, "checkpoint", "state.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            recorded = dict(json.load(file)["flags"])
-        recorded["epochs"] = int(recorded["epochs"])
-    except FileNotFoundError:
-        parser.error(
-            f"--resume found no checkpoint in {args.save_dir!r}; start the "
-            "run without --resume, or name its folder with --save_dir"
-        )
-    except Exception as error:  # Damaged JSON raises nearly anything.
-        parser.error(f"--resume cannot read {path!r}: {error}")
-    for name, value in recorded.items():
-        if name in FREE_ON_RESUME or not hasattr(args, name):
-            continue
-        if name in args.given and recorded_value(args, name) != value:
-            was = f"without --{name}"
-            if value is not None:
-                was = f"with --{name} {value}"
-            parser.error(
-                f"--resume: the run was started {was}, got "
-                f"{getattr(args, name)}; leave the flag out, or start a new "
-                "run in another --save_dir"
-            )
-        setattr(args, name, value)
-    if "epochs" not in args.given:
-        args.epochs = recorded["epochs"]
-    if args.epochs < recorded["epochs"]:
-        parser.error(
-            f"--resume: the run was started with --epochs "
-            f"{recorded['epochs']}, got {args.epochs}; it can only grow"
-        )
-
-
-def flags_of(args):
-    """The flags of a run as plain values, for its record."""
-    return {
-        name: recorded_value(args, name)
-        for name in sorted(vars(args))
-        if name not in ("given", "recipe_sets")
-    }
-
-
-def recorded_value(args, name):
-    """A flag's value for the record: a path holds in every folder."""
-    value = getattr(args, name)
-    if name == "dataset" and value and value not in NAMED_DATASETS:
-        return os.path.abspath(os.path.expanduser(value))
-    return value

@@ -1,17 +1,10 @@
-"""Files that survive: whole-or-nothing writes, models, checkpoints, a lock.
-
-Every file is written beside its name and renamed when it is complete, so
-that a crash or a full disk leaves the previous one.
-"""
+"""saving."""
 
 import contextlib
-import fnmatch
-import hashlib
 import io
 import json
 import math
 import os
-import re
 import shutil
 import zipfile
 
@@ -19,145 +12,17 @@ import h5py
 import keras
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there, runs are not locked.
-    fcntl = None
+from capsnet.files import RECORD, whole_file, write_json
+from capsnet.messages import UserError, reason_of
 
-RECORD = "run.json"
 # Where Keras keeps the weights in a `.keras` file.
 WEIGHTS = "model.weights.h5"
 # A SavedModel's place for what its loaders leave alone.
 EXTRA = "assets.extra"
-# All that runs write; nothing else in a folder is theirs to remove.
-WRITTEN = (
-    "log.csv log.png run.json trained_model.keras epoch-*.weights.h5 "
-    "state.json test.json confusion.png mistakes.png real_and_recon.png "
-    "manipulate-*.png predictions.csv predictions.png"
-).split()
 # Keras stores weights as they are; packed again they shrink by a tenth. What
 # claims more than this times its file's size is no model.
 MOST_EXPANSION = 10
 CLASSIC_CONVOLUTIONS = ("conv1", "primarycap_conv2d")
-
-
-class FileError(ValueError):
-    """A file of the user's that cannot be used; the message is one line."""
-
-
-class WriteError(FileError, OSError):
-    """A file that cannot be written; the message is one line."""
-
-
-@contextlib.contextmanager
-def writing(path):
-    """Names the file where writing it fails: a full disk names none."""
-    try:
-        yield
-    except OSError as error:
-        # What h5py says of a full disk has several lines.
-        reason = os.strerror(error.errno) if error.errno else reason_of(error)
-        raise WriteError(
-            f"cannot write {os.fspath(path)!r} ({reason}); make room there, "
-            "or choose another --save_dir"
-        ) from error
-
-
-def reason_of(error):
-    """The first line of what Keras, h5py or zipfile say."""
-    return str(error).strip().split("\n")[0][:200]
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """Yields a name to write to; it becomes `path` when all went well.
-
-    The temporary name ends like `path`, since Keras and matplotlib look at
-    the suffix.
-
-    Args:
-        path: Where the file is to appear.
-
-    Raises:
-        WriteError: If the file cannot be written; the old one stays.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{os.getpid()}-{name}")
-    try:
-        with writing(path):
-            os.makedirs(folder, exist_ok=True)
-            yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.remove(temporary)
-
-
-def write_json(path, content):
-    """Writes `content` as indented JSON, whole or not at all."""
-    with whole_file(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-
-
-def sha256(path):
-    """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def locked(folder):
-    """Holds `folder` for this process; released even by SIGKILL.
-
-    What a killed run left half written in it is removed.
-
-    Raises:
-        FileError: If another run holds it.
-        WriteError: If it cannot be written to.
-    """
-    with writing(folder):
-        os.makedirs(folder, exist_ok=True)
-        file = open(os.path.join(folder, ".lock"), "a", encoding="utf-8")
-    with file:
-        if is_alone(file, folder):
-            remove_leftovers(folder)
-            remove_leftovers(os.path.join(folder, "checkpoint"))
-        yield
-
-
-def is_alone(file, folder):
-    """Locks an open file; False where the system cannot lock.
-
-    Raises:
-        FileError: If another run holds it.
-    """
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FileError(
-            f"another run is writing to {folder!r}; wait for it, or "
-            "choose another --save_dir"
-        ) from None
-    except OSError:  # Some network file systems have no locks.
-        return False
-    return True
-
-
-def remove_leftovers(folder):
-    """Removes the temporary files of `whole_file` that dead runs left."""
-    with contextlib.suppress(OSError):  # They do no harm where they stay.
-        for name in os.listdir(folder):
-            leftover = re.fullmatch(r"\.\d+-(.+)", name)
-            if leftover and any(
-                fnmatch.fnmatchcase(leftover[1], each) for each in WRITTEN
-            ):
-                os.remove(os.path.join(folder, name))
 
 
 def save_model(model, path, record):
@@ -183,7 +48,7 @@ def save_half(model, path, record):
     They are rounded to three decimal digits, and load as what they were.
 
     Raises:
-        FileError: If a weight is beyond 65,504, the largest number of 16 bits.
+        UserError: If a weight is beyond 65,504, the largest number of 16 bits.
     """
     with whole_file(path) as temporary:
         save_model(model, temporary, record)
@@ -206,7 +71,7 @@ def half_weights(content):
         with np.errstate(over="ignore"):
             array = entry[()].astype("float16")
         if not np.isfinite(array).all():
-            raise FileError(
+            raise UserError(
                 f"expected weights of at most 65,504 in {name!r}, got larger "
                 "ones: they cannot be stored in 16 bits"
             )
@@ -229,7 +94,7 @@ def load_model(path):
         Pair of the model and its record (empty if the file has none).
 
     Raises:
-        FileError: If the file is damaged, carries code, or holds no capsule
+        UserError: If the file is damaged, carries code, or holds no capsule
             network of ours.
     """
     advice = "expected a model that capsulenet.py saved"
@@ -239,27 +104,27 @@ def load_model(path):
             # finds those that inflate to more than they claim.
             claimed = sum(member.file_size for member in archive.infolist())
             if claimed > MOST_EXPANSION * os.path.getsize(path):
-                raise FileError(
+                raise UserError(
                     f"{path!r} would inflate to {claimed:,} bytes, more than "
                     f"{MOST_EXPANSION} times its size; {advice}"
                 )
             damaged = archive.testzip()
             if damaged is not None:
-                raise FileError(f"{path!r} is damaged ({damaged}); {advice}")
+                raise UserError(f"{path!r} is damaged ({damaged}); {advice}")
             names = archive.namelist()
             record = json.loads(archive.read(RECORD)) if RECORD in names else {}
         # Twice as many as could be there: a weight takes two bytes at least.
         with at_most_weights(claimed, path):
             model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except FileError:
+    except UserError:
         raise
     except Exception as error:  # Keras and zipfile raise nearly anything.
-        raise FileError(
+        raise UserError(
             f"cannot load {path!r}; {advice}: {reason_of(error)}"
         ) from error
     flags = record.get("flags", {}) if isinstance(record, dict) else None
     if not isinstance(flags, dict):
-        raise FileError(f"cannot read the record in {path!r}; {advice}")
+        raise UserError(f"cannot read the record in {path!r}; {advice}")
     return model, record
 
 
@@ -277,7 +142,7 @@ def at_most_weights(most, path):
         nonlocal total
         total += math.prod(shape or ())
         if total > most:
-            raise FileError(
+            raise UserError(
                 f"{path!r} describes a model of {total:,} weights or more, "
                 "which it is too small to hold; expected a model that "
                 "capsulenet.py saved"
@@ -295,13 +160,13 @@ def signature(model, path):
     """The shape of a loaded model's pictures and its number of classes.
 
     Raises:
-        FileError: Unless it is an evaluation model of ours.
+        UserError: Unless it is an evaluation model of ours.
     """
     outputs = getattr(model, "output", None)
     image = getattr(getattr(model, "input", None), "shape", ())
     known = len(image) == 4 and None not in image[1:]
     if not known or not isinstance(outputs, dict) or "capsnet" not in outputs:
-        raise FileError(
+        raise UserError(
             f"expected a model that capsulenet.py saved, got {path!r}, a "
             f"model named {model.name!r}"
         )
@@ -309,7 +174,7 @@ def signature(model, path):
 
 
 def check_model(model, path, input_shape, n_class):
-    """Raises FileError unless a loaded model fits the data."""
+    """Raises UserError unless a loaded model fits the data."""
     shape, classes = signature(model, path)
     if (shape, classes) == (tuple(input_shape), n_class):
         return
@@ -322,7 +187,7 @@ def check_model(model, path, input_shape, n_class):
         flags.append("--grayscale")
     if flags and classes == n_class:
         advice += f", or add {' '.join(flags)}"
-    raise FileError(
+    raise UserError(
         f"{path!r} was trained on pictures of {theirs} (height x width x "
         f"channels) and {classes} classes, got {ours} and {n_class}; {advice}"
     )
@@ -338,7 +203,7 @@ def load_models(paths):
         The evaluation models, the class names, and the first one's record.
 
     Raises:
-        FileError: If a file is no model of ours, or the models differ in
+        UserError: If a file is no model of ours, or the models differ in
             their pictures or classes.
     """
     loaded = [load_model(path) for path in paths]
@@ -348,7 +213,7 @@ def load_models(paths):
         received = input_shape, class_names_of(record, n_class)
         expected = expected or received
         if received != expected:
-            raise FileError(
+            raise UserError(
                 "expected models of the same pictures and classes after -w, "
                 f"got {paths[0]!r} and {path!r}, which differ; take one of "
                 "them"
@@ -375,7 +240,7 @@ def export(model, record, folder):
         folder: Where the model is to appear; missing or empty.
 
     Raises:
-        FileError: If Keras cannot export the model.
+        UserError: If Keras cannot export the model.
     """
     parent, name = os.path.split(os.path.abspath(folder))
     os.makedirs(parent, exist_ok=True)
@@ -386,10 +251,10 @@ def export(model, record, folder):
         if os.path.isdir(folder):
             os.rmdir(folder)
         os.rename(temporary, folder)
-    except OSError:
+    except (OSError, UserError):
         raise
     except Exception as error:  # Keras and TensorFlow raise nearly anything.
-        raise FileError(
+        raise UserError(
             f"cannot export to {folder!r}: {reason_of(error)}"
         ) from error
     finally:
@@ -404,7 +269,7 @@ def load_weights(model, path):
         path: The file.
 
     Raises:
-        FileError: If the file is damaged or its shapes are others.
+        UserError: If the file is damaged or its shapes are others.
     """
     if str(path).endswith(".keras"):
         source, _ = load_model(path)
@@ -416,10 +281,10 @@ def load_weights(model, path):
                 load_classic_weights(file, model, path)
                 return
         model.load_weights(path)
-    except FileError:
+    except UserError:
         raise
     except Exception as error:  # h5py and Keras raise nearly anything.
-        raise FileError(
+        raise UserError(
             f"cannot load weights from {path!r}: {reason_of(error)}"
         ) from error
 
@@ -436,7 +301,7 @@ def copy_weights(source, model, path):
         expected = ours[name].shape if name in ours else "no such weight"
         received = theirs[name].shape if name in theirs else "no such weight"
         if expected != received:
-            raise FileError(
+            raise UserError(
                 f"{path!r} does not fit: expected {name} {expected}, got "
                 f"{received}; check --dataset and the model's flags"
             )
@@ -483,7 +348,7 @@ def load_classic_weights(file, model, path):
     for weight, found in targets:
         received = found[0].shape if found else "nothing"
         if received != tuple(weight.shape):
-            raise FileError(
+            raise UserError(
                 f"{path!r} does not fit: expected {weight.path} of shape "
                 f"{tuple(weight.shape)}, got {received}"
             )
@@ -496,136 +361,3 @@ def natural(name):
     """Sort key by which `dense`, `dense_2`, `dense_10` come in this order."""
     digits = "".join(c if c.isdigit() else " " for c in name).split()
     return [int(part) for part in digits]
-
-
-def reserve(path, model):
-    """Makes sure that the disk has room for a model's weights.
-
-    HDF5 crashes the process where the disk is full in the middle.
-
-    Raises:
-        OSError: If there is not enough room.
-    """
-    variables = [*model.variables, *model.optimizer.variables]
-    size = 2**20 + 4 * sum(math.prod(v.shape) for v in variables)
-    with open(path, "wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-
-
-def save_checkpoint(folder, model, state):
-    """Saves weights and optimizer, then the state that names their file.
-
-    `state.json` appears last and under its name at once: it always names a
-    complete file, whenever the process is killed.
-
-    Args:
-        folder: Where the checkpoint is kept.
-        model: A compiled model.
-        state: Dictionary that JSON can hold; `epochs_done` in it is how
-            many epochs the weights have seen.
-    """
-    name = f"epoch-{state['epochs_done']:04d}.weights.h5"
-    path = os.path.join(folder, name)
-    with whole_file(path) as temporary:
-        reserve(temporary, model)
-        model.save_weights(temporary)
-    state = {**state, "file": name, "sha256": sha256(path)}
-    state["state_sha256"] = state_sha256(state)
-    write_json(os.path.join(folder, "state.json"), state)
-    for other in fnmatch.filter(os.listdir(folder), "epoch-*.weights.h5"):
-        if other != name:
-            os.remove(os.path.join(folder, other))
-
-
-def state_sha256(state):
-    """Hexadecimal SHA-256 of a state, its own digest left out."""
-    rest = {key: state[key] for key in state if key != "state_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read_state(folder):
-    """The state of a checkpoint, checked against its file and its digest.
-
-    Raises:
-        FileError: If there is none, or it or its file is missing or damaged.
-    """
-    path = os.path.join(folder, "state.json")
-    advice = "restore the folder, or start again without --resume"
-    try:
-        with open(path, encoding="utf-8") as file:
-            state = json.load(file)
-        weights = os.path.join(folder, os.path.basename(state["file"]))
-        is_whole = state_sha256(state) == state["state_sha256"]
-        is_intact = sha256(weights) == state["sha256"]
-        int(state["epochs_done"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,  # An infinite number of epochs.
-        RecursionError,  # JSON of a thousand brackets.
-    ) as error:
-        raise FileError(f"cannot read {path!r} ({error}); {advice}") from error
-    if not is_whole:
-        raise FileError(f"{path!r} is damaged; {advice}")
-    if not is_intact:
-        raise FileError(f"{weights!r} is damaged; {advice}")
-    return state
-
-
-def drop_run(save_dir):
-    """Removes what says of a run that a new one replaces how it went.
-
-    What the new run writes first, its log and weights, would otherwise
-    stand beside the state and the record of the old one, should it be killed.
-    The old model stays until there is a new one: it tells its own record.
-    """
-    for name in (os.path.join("checkpoint", "state.json"), RECORD, "log.png"):
-        path = os.path.join(save_dir, name)
-        with writing(path), contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-
-
-def cut_log(path, epochs_done):
-    """Removes rows of a `log.csv` beyond the checkpoint's epoch.
-
-    A kill between the row and the checkpoint leaves a row too many.
-
-    Raises:
-        FileError: If the log has fewer rows than the checkpoint epochs.
-    """
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = file.read().splitlines(keepends=True)
-    if len(lines) < epochs_done + 1:
-        raise FileError(
-            f"expected rows of epochs 1 to {epochs_done} in {path!r}, got "
-            f"{len(lines) - 1} of them; restore the file, or start again "
-            "without --resume"
-        )
-    with whole_file(path) as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            file.writelines(lines[: epochs_done + 1])
-
-
-def load_checkpoint(folder, model, state):
-    """Puts weights and optimizer of a checkpoint into a compiled model.
-
-    Args:
-        folder: Where the checkpoint is kept.
-        model: A compiled model.
-        state: What `read_state` returned.
-
-    Raises:
-        FileError: If the model is another one.
-    """
-    model.optimizer.build(model.trainable_variables)
-    try:
-        model.load_weights(os.path.join(folder, state["file"]))
-    except Exception as error:  # Keras raises nearly anything.
-        raise FileError(
-            f"the checkpoint in {folder!r} does not fit this model: "
-            f"{reason_of(error)}"
-        ) from error

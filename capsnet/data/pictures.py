@@ -1,0 +1,147 @@
+"""pictures."""
+
+import math
+import os
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from capsnet.messages import UserError
+
+PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+PICTURE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .bmp .gif .tif .tiff .webp".split()
+)
+PICTURE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Deflate turns one byte into 1032 at most, so a file that claims more lies.
+MAX_DEFLATE_RATIO = 1032
+# A blank picture of this size is believed, whatever the size of its file.
+MAX_UNPROVEN_PIXELS = 2**22
+
+
+def read_pictures(files, input_shape):
+    """Reads pictures in a model's size and channels.
+
+    Args:
+        files: Paths.
+        input_shape: `(height, width, channels)`.
+
+    Returns:
+        Pairs of a path and its pixels, the paths that cannot be read, and
+        how many pictures were resized.
+    """
+    pictures, unreadable, resized = [], [], 0
+    for path in files:
+        try:
+            pixels = read_picture(path, None, input_shape[2])
+        except UserError:
+            unreadable.append(path)
+            continue
+        if pixels.shape != tuple(input_shape):
+            pixels = to_array(from_array(pixels), input_shape[:2], None)
+            resized += 1
+        pictures.append((path, pixels))
+    return pictures, unreadable, resized
+
+
+def read_picture(path, image_size, channels):
+    """Reads one picture, turned as its EXIF data say.
+
+    Args:
+        path: Path of a PNG, JPEG, BMP, GIF, TIFF or WebP file.
+        image_size: `(height, width)` to resize to, or `None`.
+        channels: 1 for grey, 3 for colour, 4 for colour and transparency,
+            or `None` for what the file has.
+
+    Returns:
+        uint8 array of shape `(height, width, channels)`. Without a channel
+        for transparency, what is transparent is white.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=PICTURE_FORMATS) as opened:
+                limit = MAX_DEFLATE_RATIO * os.path.getsize(path)
+                if math.prod(opened.size) > max(limit, MAX_UNPROVEN_PIXELS):
+                    raise ValueError("more pixels than the file can hold")
+                if opened.format == "PNG":
+                    # Decoding alone does not look at the checksums.
+                    with Image.open(path, formats=["PNG"]) as twin:
+                        twin.verify()
+                picture = eight_bit(ImageOps.exif_transpose(opened))
+        return to_array(picture, image_size, channels)
+    # Broken bytes make Pillow's decoders raise nearly everything.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or "broken or no picture"
+        raise UserError(
+            f"expected a picture, received {str(path)!r}, which cannot be "
+            f"read ({reason}): replace or remove it"
+        ) from None
+
+
+def is_picture(path):
+    return (
+        path.suffix.lower() in PICTURE_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+
+
+def eight_bit(picture):
+    """The same picture in mode L, RGB or RGBA."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("more than 16 bits")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if picture.mode == "F":
+        raise ValueError("floating point")
+    has_alpha = picture.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    if has_alpha or "transparency" in picture.info:
+        picture_with_alpha = picture.convert("RGBA")
+        # Many GIFs name a transparent colour and use it nowhere.
+        if has_alpha or picture_with_alpha.getextrema()[3][0] < 255:
+            return picture_with_alpha
+    if picture.mode in ("1", "L"):
+        return picture.convert("L")
+    colour = picture.convert("RGB")
+    if picture.mode == "P":
+        red, green, blue = colour.split()
+        if red == green == blue:
+            return red
+    return colour
+
+
+def to_array(picture, image_size, channels):
+    if channels and channels < 4 and picture.mode == "RGBA":
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    if channels:
+        picture = picture.convert(PICTURE_MODES[channels])
+    if image_size and picture.size != (image_size[1], image_size[0]):
+        picture = picture.resize(
+            (image_size[1], image_size[0]), Image.Resampling.LANCZOS
+        )
+    pixels = np.asarray(picture)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def from_array(pixels):
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def adapt(x, image_size, grayscale):
+    """Resizes and greys the pictures of one part."""
+    channels = 1 if grayscale else x.shape[3]
+    image_size = image_size or x.shape[1:3]
+    if x.shape[1:] == (*image_size, channels):
+        return x
+    adapted = np.empty((len(x), *image_size, channels), np.uint8)
+    for index, pixels in enumerate(x):
+        adapted[index] = to_array(from_array(pixels), image_size, channels)
+    return adapted

@@ -1,0 +1,226 @@
+"""sources."""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from capsnet.data.arrays import (
+    check_parts,
+    idx_files,
+    index_labels,
+    load_idx,
+    load_npz,
+)
+from capsnet.data.digits import DIGIT_NAMES, draw_digits
+from capsnet.data.folders import TEST_FRACTION, has_parts, load_pictures
+from capsnet.data.pictures import adapt
+from capsnet.messages import UserError, counted
+
+KERAS_DATASETS = {
+    "mnist": DIGIT_NAMES,
+    "fashion_mnist": (
+        "T-shirt/top,Trouser,Pullover,Dress,Coat,"
+        "Sandal,Shirt,Sneaker,Bag,Ankle boot"
+    ).split(","),
+    "cifar10": (
+        "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+    ).split(","),
+}
+BUILT_IN = ("digits", *KERAS_DATASETS)
+ACCEPTED = (
+    "digits, mnist, fashion_mnist, cifar10, an .npz file, a folder with the "
+    "four idx files of MNIST, or a folder of pictures (train/CLASS and "
+    "test/CLASS, or CLASS alone)"
+)
+
+
+@dataclasses.dataclass
+class Dataset:
+    """Pictures and labels, in a training and a test part.
+
+    Args:
+        x_train: uint8 array of shape `(n, height, width, channels)`.
+        y_train: int64 array of shape `(n,)`, indices into `class_names`.
+        x_test: Like `x_train`.
+        y_test: Like `y_train`.
+        class_names: List of strings, one a class.
+        name: What `--dataset` was.
+        notes: Lines for the user.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: list[str]
+    name: str
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def load(
+    name,
+    image_size=None,
+    grayscale=False,
+    test_fraction=None,
+    skip_unreadable=False,
+    seed=0,
+):
+    """Loads a data set.
+
+    Args:
+        name: One of the names or paths in the module's docstring.
+        image_size: `(height, width)` that all pictures are resized to.
+        grayscale: Boolean, turn colour into grey (ITU-R 601-2 luma).
+        test_fraction: Float in (0, 1), the part of each class that a folder
+            without `train` and `test` keeps for the test; 0.2 if `None`.
+        skip_unreadable: Boolean, leave out the pictures of a folder that
+            cannot be read instead of stopping.
+        seed: Integer, draws the digits of `"digits"`. The test pictures of
+            `test_fraction` do not depend on it.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        UserError: If the data set is missing, broken or not usable.
+    """
+    name = str(name)
+    path = os.path.expanduser(name)
+    try:
+        check_test_fraction(name, path, test_fraction)
+        if name not in BUILT_IN and kind(path) == "pictures":
+            parts, class_names, notes = load_pictures(
+                Path(path),
+                image_size,
+                1 if grayscale else None,
+                test_fraction or TEST_FRACTION,
+                skip_unreadable,
+            )
+        else:
+            parts, class_names = load_arrays(name, path, seed)
+            notes = []
+        pictures, labels = check_parts(name, *parts)
+        labels, class_names = index_labels(name, *labels, class_names)
+        x_train, x_test = (adapt(x, image_size, grayscale) for x in pictures)
+    except MemoryError:
+        raise UserError(
+            f"expected pictures that fit in memory, received {name!r}: use "
+            "fewer pictures or a smaller --image_size"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"expected files that can be read, received {name!r} "
+            f"({error.strerror}): check its permissions"
+        ) from None
+    return Dataset(
+        x_train, labels[0], x_test, labels[1], class_names, name, notes
+    )
+
+
+def hold_out(dataset, fraction, seed):
+    """Takes a part of the training pictures away for validation.
+
+    Every class keeps at least one training picture.
+
+    Args:
+        dataset: A `Dataset`; it is left as it is.
+        fraction: Float, the part of the training pictures to hold out.
+        seed: Integer, decides which ones.
+
+    Returns:
+        The `Dataset` without them, their pictures, their labels.
+
+    Raises:
+        UserError: If no picture would be held out, or all of a class.
+    """
+    y = dataset.y_train
+    count = round(fraction * len(y)) if math.isfinite(fraction) else 0
+    order = np.random.default_rng(seed).permutation(len(y))
+    # The first of each class in the order comes before all the others, so
+    # that the end of the order, which is held out, never takes a whole class.
+    first = np.unique(y[order], return_index=True)[1]
+    order = np.concatenate([order[first], np.delete(order, first)])
+    if not 1 <= count <= len(y) - len(first):
+        raise UserError(
+            f"expected --val_fraction to hold out 1 to {len(y) - len(first)} "
+            f"of {counted(len(y), 'training picture')}, received {fraction}, "
+            f"which is {count}: choose another fraction"
+        )
+    kept, held = np.sort(order[:-count]), np.sort(order[-count:])
+    remaining = dataclasses.replace(
+        dataset, x_train=dataset.x_train[kept], y_train=y[kept]
+    )
+    return remaining, dataset.x_train[held], y[held]
+
+
+def reorder(dataset, class_names):
+    """The same data set with its classes in another order.
+
+    Args:
+        dataset: A `Dataset`; it is left as it is.
+        class_names: Its class names, in any order.
+    """
+    place = np.array([class_names.index(name) for name in dataset.class_names])
+    return dataclasses.replace(
+        dataset,
+        y_train=place[dataset.y_train],
+        y_test=place[dataset.y_test],
+        class_names=list(class_names),
+    )
+
+
+def kind(path):
+    """What a path holds: "idx", "pictures", "npz" or `None`."""
+    if os.path.isdir(path):
+        return "idx" if idx_files(path) else "pictures"
+    is_npz = os.path.isfile(path) and path.lower().endswith(".npz")
+    return "npz" if is_npz else None
+
+
+def check_test_fraction(name, path, test_fraction):
+    if test_fraction is None:
+        return
+    if not 0 < test_fraction < 1:
+        raise UserError(
+            "expected --test_fraction between 0 and 1, received "
+            f"{test_fraction}: give for example 0.2"
+        )
+    if name in BUILT_IN or kind(path) != "pictures" or has_parts(Path(path)):
+        raise UserError(
+            "expected --test_fraction with a folder of class folders only, "
+            f"received it with {name!r}: leave it out"
+        )
+
+
+def load_arrays(name, path, seed):
+    """Training and test part as arrays, and class names or `None`."""
+    if name == "digits":
+        return draw_digits(seed), DIGIT_NAMES
+    if name in KERAS_DATASETS:
+        return load_keras(name), KERAS_DATASETS[name]
+    found = kind(path)
+    if found == "idx":
+        return load_idx(path), None
+    if found == "npz":
+        return load_npz(path)
+    raise UserError(
+        f"expected --dataset to be {ACCEPTED}, received {name!r}: check the "
+        "name or the path"
+    )
+
+
+def load_keras(name):
+    try:
+        return getattr(keras.datasets, name).load_data()
+    # Keras raises a plain Exception when a download fails.
+    except Exception as error:
+        cause = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"expected to download {name}, received {cause!r}: "
+            "without a network use --dataset digits, or --dataset PATH with "
+            "an .npz file or a folder of the idx files"
+        ) from None

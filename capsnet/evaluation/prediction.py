@@ -1,0 +1,155 @@
+"""prediction."""
+
+import contextlib
+import csv
+import os
+import sys
+
+import keras
+import numpy as np
+
+from capsnet.data.folders import unreadable_error
+from capsnet.data.pictures import read_pictures
+from capsnet.evaluation.figures import SHOWN, draw_pictures
+from capsnet.files import whole_file
+from capsnet.messages import counted, cross, listed, printable, shorten
+from capsnet.models.inference import PREDICT_BATCH, lengths_model, predict
+
+# Of `predictions.csv`.
+COLUMNS = ("file", "class", "length", "runner_up", "runner_up_length")
+
+
+def in_parts(items, size):
+    """Yields the items, at most `size` at once; a bar shows how far they are.
+
+    Args:
+        items: List of pictures or their names.
+        size: Positive integer. As many items or fewer need no bar.
+    """
+    bar = None
+    # Keras's bar goes to standard output, which may be sent to a file.
+    if len(items) > size:
+        with contextlib.redirect_stdout(sys.stderr):
+            bar = keras.utils.Progbar(len(items), unit_name="picture")
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+        if bar:
+            with contextlib.redirect_stdout(sys.stderr):
+                bar.update(min(start + size, len(items)))
+
+
+def make_rows(files, lengths, class_names):
+    """One row a file, as `COLUMNS` says: its class and the runner-up.
+
+    Args:
+        files: List of strings.
+        lengths: Array of shape `(len(files), n_class)`.
+        class_names: List of strings.
+    """
+    order = np.argsort(-lengths, axis=-1, kind="stable")
+    return [
+        (
+            file,
+            class_names[first],
+            float(length[first]),
+            class_names[second],
+            float(length[second]),
+        )
+        for file, length, (first, second) in zip(files, lengths, order[:, :2])
+    ]
+
+
+def format_table(rows):
+    """The rows of `make_rows` as aligned lines under a heading."""
+    table = [("file", "class", "length", "runner-up", "length")]
+    for file, name, length, runner_up, second in rows:
+        table.append(
+            (
+                printable(file),
+                printable(name),
+                f"{length:.3f}",
+                printable(runner_up),
+                f"{second:.3f}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return "\n".join(
+        "  ".join(map(str.ljust, row, widths)).rstrip() for row in table
+    )
+
+
+def write_rows(rows, path):
+    """Writes the rows of `make_rows` as `predictions.csv`."""
+    # A file's name may hold any bytes.
+    with open(
+        path, "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for name, first, length, second, other in rows:
+            writer.writerow(
+                (name, first, f"{length:.6f}", second, f"{other:.6f}")
+            )
+
+
+def predict_files(models, files, class_names, skip_unreadable=False):
+    """Reads pictures and asks the models, some of them at a time.
+
+    Args:
+        models: Evaluation models; the lengths of their capsules are averaged.
+        files: Paths of pictures.
+        class_names: List of strings.
+        skip_unreadable: Boolean, leave out what cannot be read.
+
+    Returns:
+        The rows of `make_rows` in the order of the files, the first
+        pictures as the models saw them (uint8), and lines for the user.
+
+    Raises:
+        UserError: If a file cannot be read, all of them at once.
+    """
+    input_shape = models[0].input.shape[1:]
+    capsules = [lengths_model(model) for model in models]
+    rows, images, unreadable, resized = [], [], [], 0
+    for part in in_parts(files, PREDICT_BATCH):
+        pictures, failed, count = read_pictures(part, input_shape)
+        unreadable += map(printable, failed)
+        resized += count
+        # After the first unreadable file only the others are looked for.
+        if pictures and (skip_unreadable or not unreadable):
+            names, x = zip(*pictures)
+            images += x[: SHOWN - len(images)]
+            x = np.stack(x)
+            lengths = sum(predict(model, x) for model in capsules)
+            rows += make_rows(names, lengths / len(models), class_names)
+    if unreadable and not (skip_unreadable and rows):
+        raise unreadable_error("", unreadable, len(files), skip_unreadable)
+    notes = []
+    if resized:
+        size = f"{cross(input_shape[:2])} (height x width)"
+        total = counted(len(rows), "picture")
+        notes.append(f"Resized to {size}: {resized} of {total}")
+    if unreadable:
+        left_out = f"{len(unreadable)} ({listed(unreadable)})"
+        notes.append(f"Left out, cannot be read: {left_out}")
+    return rows, np.stack(images), notes
+
+
+def write_predictions(eval_model, rows, images, save_dir):
+    """Writes `predictions.csv` and `predictions.png`.
+
+    Args:
+        eval_model: The model that reconstructs, if it has a decoder.
+        rows, images: What `predict_files` returns.
+        save_dir: Folder.
+    """
+    path = os.path.join(save_dir, "predictions.csv")
+    with whole_file(path) as temporary:
+        write_rows(rows, temporary)
+    titles = [
+        f"{shorten(printable(os.path.basename(file)), 18)}: "
+        f"{shorten(first, 18)} ({length:.2f})"
+        for file, first, length, *_ in rows[: len(images)]
+    ]
+    path = os.path.join(save_dir, "predictions.png")
+    draw_pictures(eval_model, images, titles, path)

@@ -1,0 +1,166 @@
+"""files."""
+
+import contextlib
+import fnmatch
+import hashlib
+import json
+import os
+import re
+
+from capsnet.messages import UserError, reason_of
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there, runs are not locked.
+    fcntl = None
+RECORD = "run.json"
+# All that runs write; nothing else in a folder is theirs to remove.
+WRITTEN = (
+    "log.csv log.png run.json trained_model.keras epoch-*.weights.h5 "
+    "state.json test.json confusion.png mistakes.png real_and_recon.png "
+    "manipulate-*.png predictions.csv predictions.png"
+).split()
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Names the file where writing it fails: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        # What h5py says of a full disk has several lines.
+        reason = os.strerror(error.errno) if error.errno else reason_of(error)
+        raise UserError(
+            f"cannot write {os.fspath(path)!r} ({reason}); make room there, "
+            "or choose another --save_dir"
+        ) from error
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Yields a name to write to; it becomes `path` when all went well.
+
+    The temporary name ends like `path`, since Keras and matplotlib look at
+    the suffix.
+
+    Args:
+        path: Where the file is to appear.
+
+    Raises:
+        UserError: If the file cannot be written; the old one stays.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{os.getpid()}-{name}")
+    try:
+        with writing(path):
+            os.makedirs(folder, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.remove(temporary)
+
+
+def write_json(path, content):
+    """Writes `content` as indented JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+
+def sha256(path):
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Holds `folder` for this process; released even by SIGKILL.
+
+    What a killed run left half written in it is removed.
+
+    Raises:
+        UserError: If another run holds it.
+        UserError: If it cannot be written to.
+    """
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, ".lock"), "a", encoding="utf-8")
+    with file:
+        if is_alone(file, folder):
+            remove_leftovers(folder)
+            remove_leftovers(os.path.join(folder, "checkpoint"))
+        yield
+
+
+def is_alone(file, folder):
+    """Locks an open file; False where the system cannot lock.
+
+    Raises:
+        UserError: If another run holds it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"another run is writing to {folder!r}; wait for it, or "
+            "choose another --save_dir"
+        ) from None
+    except OSError:  # Some network file systems have no locks.
+        return False
+    return True
+
+
+def remove_leftovers(folder):
+    """Removes the temporary files of `whole_file` that dead runs left."""
+    with contextlib.suppress(OSError):  # They do no harm where they stay.
+        for name in os.listdir(folder):
+            leftover = re.fullmatch(r"\.\d+-(.+)", name)
+            if leftover and any(
+                fnmatch.fnmatchcase(leftover[1], each) for each in WRITTEN
+            ):
+                os.remove(os.path.join(folder, name))
+
+
+def state_sha256(state):
+    """Hexadecimal SHA-256 of a state, its own digest left out."""
+    rest = {key: state[key] for key in state if key != "state_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_state(folder):
+    """The state of a checkpoint, checked against its file and its digest.
+
+    Raises:
+        UserError: If there is none, or it or its file is missing or damaged.
+    """
+    path = os.path.join(folder, "state.json")
+    advice = "restore the folder, or start again without --resume"
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+        weights = os.path.join(folder, os.path.basename(state["file"]))
+        is_whole = state_sha256(state) == state["state_sha256"]
+        is_intact = sha256(weights) == state["sha256"]
+        int(state["epochs_done"])
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,  # An infinite number of epochs.
+        RecursionError,  # JSON of a thousand brackets.
+    ) as error:
+        raise UserError(f"cannot read {path!r} ({error}); {advice}") from error
+    if not is_whole:
+        raise UserError(f"{path!r} is damaged; {advice}")
+    if not is_intact:
+        raise UserError(f"{weights!r} is damaged; {advice}")
+    return state

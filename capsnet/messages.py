@@ -1,0 +1,60 @@
+"""Words for the user."""
+
+import os
+import re
+import sys
+
+
+class UserError(ValueError):
+    """What the user can mend, told in one line."""
+
+    def __init__(self, message):
+        # A file's name may hold a line break.
+        super().__init__(" ".join(str(message).splitlines()))
+
+
+def counted(count, noun):
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(names, most=10):
+    """Names in one line, the first ones if there are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def reason_of(error):
+    """The first line of what Keras, h5py or zipfile say."""
+    return str(error).strip().split("\n")[0][:200]
+
+
+def shorten(text, length):
+    """The text in one line, cut to a length with an ellipsis at its end."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def printable(text):
+    """The text in one line that every terminal can show."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def file_name(text):
+    """The text with dashes for what some system takes in no file's name."""
+    return re.sub(r'[\x00-\x1f"*/:<>?\\|]', "-", text)
+
+
+def cross(sizes):
+    """`(28, 28, 1)` as `28x28x1`."""
+    return "x".join(map(str, sizes))
+
+
+def gigabytes(count):
+    return f"{count / 1e9:.1f} GB"
+
+
+def fail(message, status):
+    """Prints one line to standard error, and hands the status on."""
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,79 @@
+"""inference."""
+
+import keras
+import numpy as np
+
+from capsnet.data.batches import ShiftedBatches, pipeline
+from capsnet.models.fastconv import FastConv2D
+
+# Pictures of one step of prediction; larger steps gain nothing more.
+PREDICT_BATCH = 250
+
+
+class Predictor(keras.Model):
+    """A model whose `predict` transforms each kernel once, not in every batch.
+
+    It shares its weights with the model, which may be trained in between;
+    but only `predict` is sure to use the weights as they are then. The
+    transforms take as much memory as they would within a batch.
+
+    Args:
+        model: Keras model. Each `FastConv2D` in it gets pictures of one size.
+    """
+
+    def __init__(self, model):
+        super().__init__(name=model.name)
+        self.model = model
+        self.jit_compile = model.jit_compile
+        self.convolutions = [
+            layer
+            for layer in model._flatten_layers()
+            if isinstance(layer, FastConv2D)
+            and layer.uses_fast_path(layer.get_build_config()["input_shape"])
+        ]
+        self.transformed = [
+            self.add_weight(
+                shape=convolution.transform_kernel().shape,
+                initializer="zeros",
+                trainable=False,
+                autocast=False,  # In 16 bits the matrices lose too much.
+            )
+            for convolution in self.convolutions
+        ]
+
+    def call(self, inputs):
+        pairs = list(zip(self.convolutions, self.transformed))
+        for convolution, transformed in pairs:
+            convolution.transformed = transformed.value
+        try:
+            return self.model(inputs, training=False)
+        finally:
+            for convolution, _ in pairs:
+                convolution.transformed = None
+
+    def predict(self, *args, **kwargs):
+        for convolution, transformed in zip(
+            self.convolutions, self.transformed
+        ):
+            transformed.assign(convolution.transform_kernel())
+        return super().predict(*args, **kwargs)
+
+
+def lengths_model(eval_model):
+    """From pictures to the lengths of the capsules, without the decoder."""
+    lengths = keras.Model(eval_model.input, eval_model.output["capsnet"])
+    lengths.jit_compile = eval_model.jit_compile
+    return Predictor(lengths)
+
+
+def predict(model, x, batch_size=PREDICT_BATCH):
+    """`model.predict` for uint8 pictures, in large batches."""
+    batches = ShiftedBatches(
+        x,
+        np.zeros(len(x), dtype="int64"),
+        n_class=1,
+        batch_size=batch_size,
+        label_input=False,
+        decoder=False,
+    )
+    return model.predict(pipeline(batches), verbose=0)

@@ -1,0 +1,152 @@
+"""callbacks."""
+
+import contextlib
+import math
+import time
+
+import keras
+import numpy as np
+
+from capsnet.files import writing
+from capsnet.messages import UserError
+from capsnet.models.inference import lengths_model, predict
+from capsnet.training.checkpoints import save_checkpoint
+
+
+class EpochClock(keras.callbacks.Callback):
+    """Tells the batches which epoch it is; keeps its rate and its seconds."""
+
+    def __init__(self, batches, seconds):
+        super().__init__()
+        self.batches = batches
+        self.seconds = seconds
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.set_epoch(epoch)
+        self.learning_rate = float(self.model.optimizer.learning_rate)
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.end = time.perf_counter()
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            raise FloatingPointError(
+                f"the loss became {logs['loss']} in step {batch + 1}; try a "
+                "smaller --lr, or --dtype_policy float32"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(round(self.end - self.start, 2))
+        logs["learning_rate"] = self.learning_rate
+
+
+class TestError(keras.callbacks.Callback):
+    """Adds the test error in percent to the log. It chooses nothing."""
+
+    def __init__(self, eval_model, x, y, swap=None):
+        super().__init__()
+        # Made once, or TensorFlow would trace it anew in every epoch.
+        self.lengths = lengths_model(eval_model)
+        self.x, self.y = x, y
+        self.swap = swap
+        self.line = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        with averaged(self.swap):
+            lengths = predict(self.lengths, self.x)
+        wrong = int(np.sum(lengths.argmax(-1) != self.y))
+        logs["test_error"] = 100 * wrong / len(self.y)
+        self.line = (
+            f"Epoch {epoch + 1}: test error {logs['test_error']:.2f} % "
+            f"({wrong} of {len(self.y)})"
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.print_line()
+
+    def on_train_end(self, logs=None):
+        self.print_line()
+
+    def print_line(self):
+        """Only now is Keras done with the epoch's progress bar."""
+        if self.line:
+            print(self.line, flush=True)
+        self.line = None
+
+
+class Log(keras.callbacks.CSVLogger):
+    """`CSVLogger` with given columns.
+
+    Left alone, it adds a `val_` column to every column, and fills it with NA.
+    """
+
+    def __init__(self, path, columns, append):
+        super().__init__(path, append=append)
+        self.columns = columns
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.keys = self.columns
+
+    def on_epoch_end(self, epoch, logs=None):
+        try:
+            with writing(self.filename):
+                super().on_epoch_end(epoch, logs)
+        except UserError:
+            # Or the file would try once more to write when it is forgotten.
+            with contextlib.suppress(OSError):
+                self.csv_file.close()
+            raise
+
+
+class Keeper(keras.callbacks.Callback):
+    """Saves the checkpoint, and the best model where held-out data choose."""
+
+    def __init__(self, folder, state, save, choose, swap=None):
+        super().__init__()
+        self.folder = folder
+        self.state = state
+        self.save = save
+        self.choose = choose
+        self.swap = swap
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.choose:
+            # The highest accuracy; of several the one with the lowest loss.
+            score = [logs["val_capsnet_accuracy"], -logs["val_loss"]]
+            best = self.state.get("best")
+            if best is None or score > best["score"]:
+                self.state["best"] = {
+                    "score": score,
+                    "epoch": epoch + 1,
+                    "test_error": logs["test_error"],
+                }
+                with averaged(self.swap):
+                    self.save(final_figures(self.state["best"]))
+        self.state["epochs_done"] = epoch + 1
+        save_checkpoint(self.folder, self.model, self.state)
+
+
+def final_figures(best):
+    """What the record says of the epoch that is kept."""
+    return {key: best[key] for key in ("epoch", "test_error")}
+
+
+@contextlib.contextmanager
+def averaged(swap):
+    """Within it the model has its averaged weights, if it keeps any."""
+    if swap is not None:
+        swap.on_test_begin()
+    yield
+    if swap is not None:
+        swap.on_test_end()
+
+
+def log_columns(decoder, validation):
+    """The columns of `log.csv`, besides the epoch."""
+    columns = ["loss", "capsnet_loss", "capsnet_accuracy"]
+    if not decoder:
+        columns.remove("capsnet_loss")  # It is the loss.
+    else:
+        columns.append("decoder_loss")
+    held_out = [f"val_{name}" for name in columns] if validation else []
+    return [*columns, *held_out, "learning_rate", "test_error"]

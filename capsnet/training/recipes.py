@@ -1,0 +1,18 @@
+"""recipes."""
+
+RECIPES = {
+    # The classic Keras repository's loss, schedule, batch and epochs.
+    "classic": {},
+    # What the authors' own code does (README: 'What differs').
+    "paper": {
+        "batch_size": 128,
+        "lr_decay": 0.96,
+        "lr_decay_steps": 2000,
+        "lr_min": 1e-6,
+        "lam_recon": "authors",
+        "init": "authors",
+        "capsule_bias": 0.1,
+        "primary_scale": 1 / 32,
+    },
+}
+DEFAULT_BATCH_SIZE = 100
