@@ -18,6 +18,7 @@ where `--save_dir` is given, else nothing.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -56,13 +57,14 @@ from capsnet.devices import (
 from capsnet.evaluation import loading
 from capsnet.evaluation.figures import (
     draw_mistakes,
+    drop_test,
+    manipulation_path,
     spread,
     test_figures,
     worst_classes,
 )
 from capsnet.evaluation.loading import (
     load_for_testing,
-    picture_flags,
     trained_elsewhere,
 )
 from capsnet.evaluation.prediction import (
@@ -71,7 +73,7 @@ from capsnet.evaluation.prediction import (
     write_predictions,
 )
 from capsnet.files import locked, read_state, whole_file, write_json
-from capsnet.messages import UserError, counted, cross, fail, file_name
+from capsnet.messages import UserError, counted, cross, fail
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.geometry import (
     CONV_FILTERS,
@@ -86,6 +88,7 @@ from capsnet.models.networks import (
     SMALLEST_BASELINE,
     Baseline,
     Decoder,
+    Network,
     attach,
     initializers,
     reconstruction_weight,
@@ -445,6 +448,7 @@ def test(eval_models, data, save_dir, weights=()):
         "weights": list(weights),
         **test_figures(confusion, data.class_names),
     }
+    drop_test(save_dir, weights)
     write_json(os.path.join(save_dir, "test.json"), figures)
     path = os.path.join(save_dir, "confusion.png")
     with whole_file(path) as temporary:
@@ -510,7 +514,7 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
     """
     images = manipulations(manipulate_model, data, class_number, seed)
     name = data.class_names[class_number]
-    path = os.path.join(save_dir, f"manipulate-{file_name(name)}.png")
+    path = manipulation_path(save_dir, data.class_names, class_number)
     with whole_file(path) as temporary:
         utils.draw_manipulations(
             images, NOISE, f"reconstructions of class {name}", temporary
@@ -518,26 +522,20 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
     return path
 
 
-def build(args, data):
+def build(network, input_shape, n_class):
     """The three models that the flags ask for."""
-    input_shape = data.x_train.shape[1:]
-    n_class = len(data.class_names)
-    if args.model == "baseline":
+    if network.model == "baseline":
         if min(input_shape[:2]) < SMALLEST_BASELINE:
             raise UserError(
                 f"expected pictures of at least {SMALLEST_BASELINE}x"
                 f"{SMALLEST_BASELINE} pixels (height x width) for --model "
-                f"baseline, received {cross(input_shape[:2])} in "
-                f"{data.name!r}: enlarge them with --image_size"
+                f"baseline, received {cross(input_shape[:2])}"
+                ": enlarge them with --image_size"
             )
-        return Baseline(input_shape, n_class, args.conv)
-    return CapsNet(
-        input_shape,
-        n_class,
-        init=args.init,
-        primary_scale=args.primary_scale,
-        **size_flags(args, input_shape, n_class),
-    )
+        return Baseline(input_shape, n_class, network.conv)
+    fields = dataclasses.asdict(network)
+    del fields["model"]
+    return CapsNet(input_shape, n_class, **fields)
 
 
 def size_flags(args, input_shape, n_class):
@@ -594,7 +592,12 @@ def show_plan(args, data, batch_size, replicas):
 
 def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     """Trains as the flags say, and prints what came of it."""
-    data = load(args.dataset, seed=args.seed, **picture_flags(args))
+    names = "image_size", "grayscale", "test_fraction", "skip_unreadable"
+    data = load(
+        args.dataset,
+        seed=args.seed,
+        **{name: getattr(args, name) for name in names},
+    )
     for note in data.notes:
         print(note)
     validation = None
@@ -605,7 +608,9 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     batch_size = batch_size_of(args, len(data.x_train), replicas, resumed)
     show_plan(args, data, batch_size, replicas)
     with scope():
-        models = build(args, data)
+        models = build(
+            Network.of(vars(args)), data.x_train.shape[1:], len(data.class_names)
+        )
     train_model, eval_model, _ = models
     direct = args.conv == "direct" or args.dtype_policy != "float32"
     if args.jit_compile == "on" and direct and runs_on_cpu():
@@ -716,7 +721,11 @@ def tell_replaced(save_dir):
 
 def run_testing(args):
     """Tests as the flags say, and prints the figures."""
-    models, data, records = load_for_testing(args, build)
+    asked = {name: getattr(args, name) for name in args.given}
+    asked["jit_compile"] = {"auto": "auto", "on": True, "off": False}[
+        args.jit_compile
+    ]
+    models, data, records = load_for_testing(args.weights, asked, build)
     manipulate_model = models[0][2]
     if args.digit is not None:
         if manipulate_model is None:
