@@ -34,9 +34,14 @@ from keras import layers, ops
 import utils
 from capsnet.cli import commands
 from capsnet.data.batches import ShiftedBatches, max_shift, pipeline
-from capsnet.evaluation.figures import draw_mistakes, spread, test_figures
-from capsnet.files import LOG, MODEL, OF_MODEL, remove, whole_file, write_json
-from capsnet.messages import file_name
+from capsnet.evaluation.figures import (
+    draw_mistakes,
+    drop_test,
+    manipulation_path,
+    spread,
+    test_figures,
+)
+from capsnet.files import LOG, MODEL, whole_file, write_json
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.geometry import (
     CONV_FILTERS,
@@ -355,7 +360,7 @@ def test(eval_models, data, save_dir, weights=()):
         "weights": list(weights),
         **test_figures(confusion, data.class_names),
     }
-    remove(save_dir, OF_MODEL)
+    drop_test(save_dir, weights)
     write_json(os.path.join(save_dir, "test.json"), figures)
     with whole_file(os.path.join(save_dir, "confusion.png")) as path:
         utils.draw_confusion(confusion, data.class_names, path)
@@ -411,19 +416,16 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
 
     Args:
         manipulate_model, data, class_number, seed: As in `manipulations`.
-        save_dir: Folder for `manipulate-CLASS.png`, CLASS being the name
-            with dashes for what a file name cannot hold.
+        save_dir: Folder for `manipulate-CLASS.png`.
 
     Returns:
         The name of the file.
     """
     images = manipulations(manipulate_model, data, class_number, seed)
-    name = data.class_names[class_number]
-    path = os.path.join(save_dir, f"manipulate-{file_name(name)}.png")
+    title = f"reconstructions of class {data.class_names[class_number]}"
+    path = manipulation_path(save_dir, data.class_names, class_number)
     with whole_file(path) as temporary:
-        utils.draw_manipulations(
-            images, NOISE, f"reconstructions of class {name}", temporary
-        )
+        utils.draw_manipulations(images, NOISE, title, temporary)
     return path
 
 

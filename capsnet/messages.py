@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import shlex
 import sys
 
@@ -58,11 +57,6 @@ def shorten(text, length):
 def printable(text):
     """The text in one line that every terminal can show."""
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def file_name(text):
-    """The text with dashes for what some system takes in no file's name."""
-    return re.sub(r'[\x00-\x1f"*/:<>?\\|]', "-", text)
 
 
 def cross(sizes):

@@ -1,4 +1,4 @@
-"""What argparse lacks: a help of one screen, one-line errors, bounded numbers."""
+"""What argparse lacks: a short help, one-line errors, bounded numbers."""
 
 import argparse
 import difflib

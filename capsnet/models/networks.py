@@ -1,5 +1,6 @@
 """networks."""
 
+import dataclasses
 import math
 
 import keras
@@ -12,6 +13,30 @@ from capsnet.models.geometry import DECODER_UNITS
 RECONSTRUCTION = 0.0005
 # Three 5x5 convolutions leave one pixel of it.
 SMALLEST_BASELINE = 13
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a model is built from; the fields are flags of these names."""
+
+    model: str = "capsnet"
+    routings: int = 3
+    init: str = "length"
+    capsule_bias: float | None = None
+    primary_scale: float = 1.0
+    conv: str = "auto"
+    decoder: bool = True
+    conv_kernel: object = None
+    conv_strides: object = None
+    primary_kernel: object = None
+    primary_strides: object = None
+
+    @classmethod
+    def of(cls, flags):
+        """The network of the flags in a run's record."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: flags[name] for name in flags if name in names}
+        return cls(**{**known, "decoder": flags.get("lam_recon") != 0})
 
 
 def initializers(init, capsule_bias):
