@@ -26,8 +26,8 @@ GEOMETRY = {
 SCREEN = {
     "train": (
         "--dataset digits --epochs 3",
-        "dataset image_size model routings epochs batch_size lr lr_decay "
-        "lam_recon recipe seed save_dir resume",
+        "dataset image_size model routings epochs batch_size seed save_dir "
+        "resume",
     ),
     "test": ("-t -w result/trained_model.keras", "testing weights"),
     "look": ("--digit 5 -w result/mnist/v4.keras --dataset digits", "digit"),
@@ -47,9 +47,8 @@ def add_data_options(add):
     add(
         "--dataset",
         None,
-        "mnist, fashion_mnist, cifar10, digits (drawn on the spot), an .npz "
-        "file, a folder of MNIST's idx files or of pictures (default: mnist; "
-        "with -t, the model's)",
+        "mnist, fashion_mnist, cifar10, digits, an .npz file, a folder of idx "
+        "files or of pictures (default: mnist; with -t, the model's)",
         metavar="NAME|PATH",
     )
     add(
@@ -181,8 +180,7 @@ def add_training_options(add, devices):
         "-w",
         "--weights",
         None,
-        "the model; several are asked as one, their capsule lengths summed; "
-        "in training, where to start from",
+        "the model, or several that vote; in training, where to start from",
         nargs="+",
         metavar="FILE",
     )
@@ -193,8 +191,7 @@ def add_training_options(add, devices):
 def add_task_options(add):
     text = "test the model of -w instead of training"
     add("-t", "--testing", False, text)
-    text = "draw what each capsule dimension of a class does: its name or "
-    text += "number (tests, too)"
+    text = "draw what each dimension of a class's capsule does; tests, too"
     add("--digit", None, text, metavar="CLASS")
     add(
         "--predict",
@@ -207,8 +204,8 @@ def add_task_options(add):
     add(
         "--export",
         None,
-        "write the model for serving into a new folder (SavedModel), or into "
-        "a new .keras file of half the size (16 bits)",
+        "write the model into a new folder, to be served by TensorFlow, or "
+        "with 16 bits into a new .keras file",
         metavar="DIR|FILE.keras",
     )
 

@@ -8,13 +8,15 @@ import re
 from capsnet.messages import shorten
 
 LARGEST_INTEGER = 10**9
+UNTOLD = (None, argparse.SUPPRESS)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Adds the default to each line of help that has one."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False, argparse.SUPPRESS):
+        # 0 is a default, and equals False.
+        if action.default is False or action.default in UNTOLD:
             return action.help
         return f"{action.help} (default: %(default)s)"
 
