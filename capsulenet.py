@@ -77,13 +77,12 @@ from capsnet.models.geometry import (
     CONV_FILTERS,
     DIM_PRIMARY,
     PRIMARY_TYPES,
-    check_memory,
+    describe,
     fit_geometry,
-    make_plan,
+    training_memory,
 )
 from capsnet.models.inference import PREDICT_BATCH, lengths_model, predict
 from capsnet.models.networks import (
-    SMALLEST_BASELINE,
     Baseline,
     Decoder,
     attach,
@@ -523,13 +522,6 @@ def build(args, data):
     input_shape = data.x_train.shape[1:]
     n_class = len(data.class_names)
     if args.model == "baseline":
-        if min(input_shape[:2]) < SMALLEST_BASELINE:
-            raise UserError(
-                f"expected pictures of at least {SMALLEST_BASELINE}x"
-                f"{SMALLEST_BASELINE} pixels (height x width) for --model "
-                f"baseline, received {cross(input_shape[:2])} in "
-                f"{data.name!r}: enlarge them with --image_size"
-            )
         return Baseline(input_shape, n_class, args.conv)
     return CapsNet(
         input_shape,
@@ -570,26 +562,22 @@ def batch_size_of(args, pictures, replicas, resumed):
     return chosen
 
 
-def show_plan(args, data, batch_size, replicas):
-    """Prints what will be built; refuses what the memory cannot hold."""
-    if args.model == "baseline":
-        return
-    n_class = len(data.class_names)
-
-    def plan_of(shape):
-        return make_plan(shape, n_class, **size_flags(args, shape, n_class))
-
-    shape = data.x_train.shape[1:]
-    # One batch may be larger than the whole set.
+def show_plan(train_model, data, batch_size, replicas):
+    """Prints what was built; warns of more than the memory can hold."""
     batch_size = min(batch_size, len(data.x_train))
     sizes = {
         "test_batch": min(PREDICT_BATCH, len(data.x_test)),
         "pictures": len(data.x_train) + len(data.x_test),
         "replicas": replicas,
     }
-    print(plan_of(shape).table(batch_size, **sizes), flush=True)
+    print(describe(train_model, batch_size, **sizes), flush=True)
+    needed = training_memory(train_model, batch_size, **sizes)
     available = machine_memory() if runs_on_cpu() else None
-    check_memory(plan_of, shape, batch_size, available, **sizes)
+    if available and needed > available:
+        print(
+            f"Warning: this machine has {available / 1e9:.1f} GB of memory; a "
+            "smaller --batch_size or --image_size needs less"
+        )
 
 
 def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
@@ -603,10 +591,10 @@ def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
     for flag, value in args.recipe_sets.items():
         print(f"Recipe {args.recipe} sets --{flag} {value}")
     batch_size = batch_size_of(args, len(data.x_train), replicas, resumed)
-    show_plan(args, data, batch_size, replicas)
     with scope():
         models = build(args, data)
     train_model, eval_model, _ = models
+    show_plan(train_model, data, batch_size, replicas)
     direct = args.conv == "direct" or args.dtype_policy != "float32"
     if args.jit_compile == "on" and direct and runs_on_cpu():
         print(
