@@ -34,27 +34,15 @@ from keras import layers, ops
 import utils
 from capsnet.cli import commands
 from capsnet.data.batches import ShiftedBatches, max_shift, pipeline
-from capsnet.evaluation.figures import (
-    draw_mistakes,
-    drop_test,
-    manipulation_path,
-    spread,
-    test_figures,
-)
-from capsnet.files import LOG, MODEL, whole_file, write_json
+from capsnet.evaluation import figures
+from capsnet.files import whole_file, write_json
+from capsnet.models import geometry, networks
 from capsnet.models.fastconv import FastConv2D
-from capsnet.models.geometry import (
-    CONV_FILTERS,
-    DIM_PRIMARY,
-    PRIMARY_TYPES,
-    fit_geometry,
-)
 from capsnet.models.inference import lengths_model, predict
-from capsnet.models.networks import Baseline, Decoder, attach, initializers
 from capsnet.training import callbacks, checkpoints
 from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap
 
-NOISE = np.linspace(-0.25, 0.25, 11)
+NOISE = np.linspace(-0.25, 0.25, 11)  # Section 5.1.
 
 
 def CapsNet(
@@ -67,7 +55,7 @@ def CapsNet(
     primary_scale=1.0,
     conv="auto",
     decoder=True,
-    **geometry,
+    **shapes,
 ):
     """The network of Figure 1 and its decoder, Figure 2.
 
@@ -82,7 +70,7 @@ def CapsNet(
         primary_scale: Float, factor on the convolution of `PrimaryCap`.
         conv: `"auto"`, `"direct"` or `"fast"`, see `FastConv2D`.
         decoder: Whether pictures are reconstructed.
-        **geometry: `conv_kernel`, `conv_strides`, `primary_kernel`,
+        **shapes: `conv_kernel`, `conv_strides`, `primary_kernel`,
             `primary_strides`: integers or pairs, the two convolutions. By
             default what fits the picture: the paper's 9, 1, 9 and 2 for 28
             to 36 rows and columns.
@@ -97,11 +85,11 @@ def CapsNet(
     Raises:
         UserError: If the picture is smaller than a kernel.
     """
-    first, primary, capsules, dense = initializers(init, capsule_bias)
-    shapes = fit_geometry(*input_shape[:2], **geometry)
+    first, primary, capsules, dense = networks.initializers(init, capsule_bias)
+    shapes = geometry.fit_geometry(*input_shape[:2], **shapes)
     image = layers.Input(input_shape, name="image")
     features = FastConv2D(
-        CONV_FILTERS,
+        geometry.CONV_FILTERS,
         shapes.conv_kernel,
         strides=shapes.conv_strides,
         activation="relu",
@@ -110,8 +98,8 @@ def CapsNet(
         **first,
     )(image)
     features = PrimaryCap(
-        DIM_PRIMARY,
-        PRIMARY_TYPES,
+        geometry.DIM_PRIMARY,
+        geometry.PRIMARY_TYPES,
         shapes.primary_kernel,
         strides=shapes.primary_strides,
         scale=primary_scale,
@@ -130,15 +118,16 @@ def CapsNet(
     outputs = {"capsnet": Length(name="capsnet", dtype="float32")(digitcaps)}
     if decoder:
         masked = Mask(name="mask")(digitcaps)
-        decode = Decoder(n_class * dim_capsule, tuple(input_shape), dense)
+        capsules = n_class * dim_capsule
+        decode = networks.Decoder(capsules, tuple(input_shape), dense)
         outputs["decoder"] = decode(masked)
-    return attach(keras.Model(image, outputs, name="capsnet_model"))
+    return networks.attach(keras.Model(image, outputs, name="capsnet_model"))
 
 
 def build(network, input_shape, n_class):
     """The three models that a `Network` describes."""
     if network.model == "baseline":
-        return Baseline(input_shape, n_class, network.conv)
+        return networks.Baseline(input_shape, n_class, network.conv)
     arguments = dict(vars(network))
     del arguments["model"]
     return CapsNet(input_shape, n_class, **arguments)
@@ -176,8 +165,7 @@ def compile_model(
     Args:
         train_model: The first model of `CapsNet`.
         learning_rate: Float, or a schedule of Keras.
-        lam_recon: Float, weight of the mean squared error.
-        ema: Momentum of averaged weights, 0 for none.
+        lam_recon, ema: As in `train`.
         jit_compile, steps_per_execution: As in Keras's `compile`.
     """
     baseline = train_model.name == "baseline"
@@ -251,8 +239,7 @@ def train(
 
     Raises:
         FloatingPointError: If the loss is no number any more.
-        UserError: If the checkpoint does not fit, or a file cannot be read
-            or written.
+        UserError: If the checkpoint does not fit, or a file fails.
     """
     train_model, eval_model, _ = models
     record = dict(record or {})
@@ -273,11 +260,9 @@ def train(
         shuffle=True,
         class_weight=class_weight,
     )
+    decay_steps = lr_decay_steps or len(batches)
     schedule = keras.optimizers.schedules.ExponentialDecay(
-        lr,
-        lr_decay_steps or len(batches),
-        lr_decay,
-        staircase=not lr_decay_steps,
+        lr, decay_steps, lr_decay, staircase=not lr_decay_steps
     )
     compile_model(
         train_model, schedule, lam_recon, ema, jit_compile, steps_per_execution
@@ -302,11 +287,8 @@ def train(
         keeper,
     ]
     if debug:
-        watchers.append(
-            keras.callbacks.TensorBoard(
-                os.path.join(save_dir, "tensorboard"), histogram_freq=1
-            )
-        )
+        folder = os.path.join(save_dir, "tensorboard")
+        watchers += [keras.callbacks.TensorBoard(folder, histogram_freq=1)]
     history = train_model.fit(
         pipeline(batches),
         epochs=epochs,
@@ -316,17 +298,9 @@ def train(
         shuffle=False,
         verbose=verbose,
     )
-    if chooses:
-        figures = {
-            name: state["best"][name] for name in ("epoch", "test_error")
-        }
-    else:
-        errors = utils.read_log(os.path.join(save_dir, LOG))["test_error"]
-        figures = {"epoch": epochs, "test_error": float(errors[-1])}
-        model_path = os.path.join(save_dir, MODEL)
-        if done_before < epochs or not os.path.exists(model_path):
-            keeper.save(figures)
-    record.update(figures, seconds_per_epoch=state["seconds_per_epoch"])
+    if not chooses and (done_before < epochs or not keeper.has_saved()):
+        keeper.save(keeper.kept())
+    record.update(keeper.kept(), seconds_per_epoch=state["seconds_per_epoch"])
     checkpoints.finish(save_dir, record)
     return history, record
 
@@ -338,16 +312,12 @@ def test(eval_models, data, save_dir, weights=()):
         eval_models: List of evaluation models of `CapsNet`. The lengths of
             their capsules are summed; reconstructions are the first one's.
         data: A `sources.Dataset`; its test part is used.
-        save_dir: Folder for `test.json`, `confusion.png`, `mistakes.png`
-            (where there are any) and `real_and_recon.png`.
+        save_dir: Folder for `test.json` and the pictures.
         weights: Files of the models, for `test.json`.
 
     Returns:
-        Dictionary: `dataset`, `weights`, `accuracy` in [0, 1], `test_error`
-        in percent, `mistakes` and `pictures` as counts, `classes` (by name,
-        each with its `pictures`, `mistakes` and `error` in percent) and
-        `confusion`, a list of rows: true classes, with a column for each
-        predicted one.
+        Dictionary, the content of `test.json`: `dataset`, `weights`, and
+        what `figures.test_figures` says.
     """
     lengths = sum(
         predict(lengths_model(model), data.x_test) for model in eval_models
@@ -355,22 +325,15 @@ def test(eval_models, data, save_dir, weights=()):
     n_class = len(data.class_names)
     confusion = np.zeros((n_class, n_class), "int64")
     np.add.at(confusion, (data.y_test, lengths.argmax(-1)), 1)
-    figures = {
+    counts = {
         "dataset": data.name,
         "weights": list(weights),
-        **test_figures(confusion, data.class_names),
+        **figures.test_figures(confusion, data.class_names),
     }
-    drop_test(save_dir, weights)
-    write_json(os.path.join(save_dir, "test.json"), figures)
-    with whole_file(os.path.join(save_dir, "confusion.png")) as path:
-        utils.draw_confusion(confusion, data.class_names, path)
-    draw_mistakes(eval_models[0], data, lengths, save_dir)
-    if "decoder" in eval_models[0].output:
-        shown = data.x_test[spread(len(data.x_test))]
-        reconstructions = predict(eval_models[0], shown)["decoder"]
-        with whole_file(os.path.join(save_dir, "real_and_recon.png")) as path:
-            utils.draw_reconstructions(shown / 255, reconstructions, path)
-    return figures
+    figures.drop_test(save_dir, weights)
+    write_json(os.path.join(save_dir, "test.json"), counts)
+    figures.draw_test(eval_models[0], data, lengths, confusion, save_dir)
+    return counts
 
 
 def manipulations(manipulate_model, data, class_number, seed=0):
@@ -388,10 +351,7 @@ def manipulations(manipulate_model, data, class_number, seed=0):
     """
     choices = np.flatnonzero(data.y_test == class_number)
     chosen = np.random.default_rng(seed).choice(choices)
-    noise_input = next(
-        tensor for tensor in manipulate_model.inputs if tensor.name == "noise"
-    )
-    n_class, dimensions = noise_input.shape[1:]
+    n_class, dimensions = manipulate_model.get_layer("noise").output.shape[1:]
     # One picture for each dimension (rows) and value (columns).
     count = dimensions * len(NOISE)
     noise = np.zeros((dimensions, len(NOISE), n_class, dimensions), "float32")
@@ -423,7 +383,7 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
     """
     images = manipulations(manipulate_model, data, class_number, seed)
     title = f"reconstructions of class {data.class_names[class_number]}"
-    path = manipulation_path(save_dir, data.class_names, class_number)
+    path = figures.manipulation_path(save_dir, data.class_names, class_number)
     with whole_file(path) as temporary:
         utils.draw_manipulations(images, NOISE, title, temporary)
     return path

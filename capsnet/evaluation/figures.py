@@ -103,6 +103,29 @@ def test_figures(confusion, class_names):
     }
 
 
+def draw_test(eval_model, data, lengths, confusion, save_dir):
+    """Draws `confusion.png`, `mistakes.png` and `real_and_recon.png`.
+
+    The second only where there are mistakes, the third where there is a
+    decoder.
+
+    Args:
+        eval_model: The model that reconstructs, if it has a decoder.
+        data: A `sources.Dataset`.
+        lengths: Array of shape `(n, n_class)` for its test part.
+        confusion: As in `test_figures`.
+        save_dir: Folder.
+    """
+    with whole_file(os.path.join(save_dir, "confusion.png")) as path:
+        utils.draw_confusion(confusion, data.class_names, path)
+    draw_mistakes(eval_model, data, lengths, save_dir)
+    if "decoder" in eval_model.output:
+        shown = data.x_test[spread(len(data.x_test))]
+        reconstructions = predict(eval_model, shown)["decoder"]
+        with whole_file(os.path.join(save_dir, "real_and_recon.png")) as path:
+            utils.draw_reconstructions(shown / 255, reconstructions, path)
+
+
 def draw_mistakes(eval_model, data, lengths, save_dir):
     """Draws `mistakes.png`, the most confident mistakes first.
 

@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 
+import utils
 from capsnet.files import LOG, MODEL, OF_MODEL, remove, writing
 from capsnet.messages import UserError
 from capsnet.models.inference import lengths_model, predict
@@ -141,6 +142,20 @@ class Keeper(keras.callbacks.Callback):
                 self.save(figures)
         self.state["epochs_done"] = epoch + 1
         keep(self.save_dir, self.model, self.state)
+
+    def kept(self):
+        """The epoch that is kept, and its test error."""
+        if self.choose:
+            best = self.state["best"]
+            return {name: best[name] for name in ("epoch", "test_error")}
+        log = utils.read_log(os.path.join(self.save_dir, LOG))
+        return {
+            "epoch": self.state["epochs_done"],
+            "test_error": float(log["test_error"][-1]),
+        }
+
+    def has_saved(self):
+        return os.path.exists(os.path.join(self.save_dir, MODEL))
 
     def save(self, figures):
         """Saves the model; what tells of an old one goes."""
