@@ -322,8 +322,7 @@ def test(eval_models, data, save_dir, weights=()):
     lengths = sum(
         predict(lengths_model(model), data.x_test) for model in eval_models
     )
-    n_class = len(data.class_names)
-    confusion = np.zeros((n_class, n_class), "int64")
+    confusion = np.zeros([len(data.class_names)] * 2, "int64")
     np.add.at(confusion, (data.y_test, lengths.argmax(-1)), 1)
     counts = {
         "dataset": data.name,
