@@ -340,7 +340,6 @@ def train(
         batch_size=batch_size,
         replicas=replicas,
         decoder=decoder,
-        label_input=decoder,
     )
     shift = max_shift(data.x_train.shape[1:3], shift_fraction)
     batches = batch(

@@ -1,4 +1,7 @@
-"""batches."""
+"""From the arrays of a `Dataset` to the batches that Keras is fed.
+
+Pictures stay uint8 in memory; a batch is cropped, cast and scaled at once.
+"""
 
 import math
 
@@ -18,24 +21,24 @@ def max_shift(shape, shift_fraction):
         shape: `(height, width, ...)` of a picture.
         shift_fraction: Float, the part of each side.
     """
-    return int(shift_fraction * shape[0]), int(shift_fraction * shape[1])
+    # Rounded first: 0.29 * 100 is a little less than 29.
+    return tuple(math.floor(round(shift_fraction * n, 6)) for n in shape[:2])
 
 
 class ShiftedBatches(keras.utils.PyDataset):
     """Batches of randomly shifted pictures, for `fit` and `evaluate`.
 
     Each picture moves by its own number of whole pixels, and zeros come in
-    at the edge. A batch depends on `(seed, epoch, index)` alone, not on what
-    was drawn before, so that a resumed run sees the batches that the
-    uninterrupted one would have seen; a callback tells the epoch by
-    `set_epoch`.
+    at the edge. A batch depends on `(seed, epoch, index)` alone, so that a
+    resumed run sees what the uninterrupted one would have seen; a callback
+    tells the epoch by `set_epoch`.
 
     With several replicas every batch has a number of rows that they divide:
-    a batch that has not is filled up with zero pictures of weight 0, and the
-    real ones weigh `rows / real rows`. Keras divides a weighted loss by the
-    number of rows, weighted or not, so the loss is exactly the mean over the
-    real pictures: none is left out, and two replicas end with the weights of
-    one. Pass metrics as `weighted_metrics`, or they count the zero pictures.
+    it is filled up with zero pictures of weight 0, and the real ones weigh
+    `rows / real rows`. Keras divides a weighted loss by the number of rows,
+    so the loss is exactly the mean over the real pictures, and two replicas
+    end with the weights of one. Pass metrics as `weighted_metrics`, or they
+    count the zero pictures.
 
     Args:
         x: uint8 array of shape `(n, height, width, channels)`.
@@ -48,9 +51,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         replicas: Integer, number of devices that share a batch.
         class_weight: Array of shape `(n_class,)` or `None`, how much a
             picture counts in the loss of `capsnet`.
-        decoder: Boolean, whether the model has the output `decoder`.
-        label_input: Boolean, whether the model has the input `label`.
-            Without it the inputs are the pictures alone.
+        decoder: Boolean, whether the model has the output `decoder`, and
+            for it the input `label`. Without it pictures are the only input.
 
     Returns:
         A batch is `(inputs, targets)`, inputs `{"image", "label"}` and targets
@@ -71,7 +73,6 @@ class ShiftedBatches(keras.utils.PyDataset):
         replicas=1,
         class_weight=None,
         decoder=True,
-        label_input=True,
     ):
         super().__init__()
         if len(x) != len(y) or len(x) == 0 or batch_size < 1:
@@ -87,84 +88,65 @@ class ShiftedBatches(keras.utils.PyDataset):
         self.seed = seed
         self.shuffle = shuffle
         self.replicas = replicas
+        if class_weight is not None:
+            class_weight = np.asarray(class_weight, np.float32)
         self.class_weight = class_weight
         self.decoder = decoder
-        self.label_input = label_input
-        self.epoch = 0
-        self._drawn = None
-        self._windows = self._every_window(x)
+        (down, right), (height, width) = shift, x.shape[1:3]
+        if down or right:
+            x = np.pad(x, ((0, 0), (down, down), (right, right), (0, 0)))
+        crops = np.lib.stride_tricks.sliding_window_view(
+            x, (height, width), axis=(1, 2)
+        )
+        # (n, top, left, height, width, channels), a view: only the padded
+        # pictures take memory.
+        self._crops = np.moveaxis(crops, 3, -1)
+        self.set_epoch(0)
 
     def __len__(self):
         return math.ceil(len(self.y) / self.batch_size)
 
     def set_epoch(self, epoch):
-        """Chooses the epoch, counted from 0, that batches are drawn for."""
-        self.epoch = epoch
+        """Draws the order and the shifts of an epoch, counted from 0."""
+        n = len(self.y)
+        generator = np.random.default_rng([self.seed, epoch])
+        order = generator.permutation(n) if self.shuffle else np.arange(n)
+        tops, lefts = (generator.integers(0, 2 * s + 1, n) for s in self.shift)
+        # Stored at once: `fit` asks for batches in other threads.
+        self._drawn = order, tops, lefts
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)} was asked for.")
-        order, tops, lefts = self._draw()
+        order, tops, lefts = self._drawn
         chosen = order[index * self.batch_size :][: self.batch_size]
         count = len(chosen)
         rows = math.ceil(count / self.replicas) * self.replicas
-        crops = self._windows[chosen, tops[chosen], lefts[chosen]]
+        crops = self._crops[chosen, tops[chosen], lefts[chosen]]
         image = np.zeros((rows, *crops.shape[1:]), np.float32)
         np.divide(crops, np.float32(255), out=image[:count])
         one_hot = np.zeros((rows, self.n_class), np.float32)
-        one_hot[np.arange(count), self.y[chosen]] = 1.0
-
-        # Copies: TensorFlow takes over the memory of an array, and of two
-        # tensors in the same memory one may be overwritten while the other
-        # is still read (measured with two replicas).
+        one_hot[np.arange(count), self.y[chosen]] = 1
         inputs, targets = image, {"capsnet": one_hot}
-        if self.label_input:
-            inputs = {"image": image, "label": one_hot.copy()}
         if self.decoder:
+            # Copies: TensorFlow takes over the memory of an array, and of two
+            # tensors in the same memory one may be overwritten while the
+            # other is still read (measured with two replicas).
+            inputs = {"image": image, "label": one_hot.copy()}
             targets["decoder"] = image.copy()
         if self.class_weight is None and self.replicas == 1:
             return inputs, targets
-        return inputs, targets, self._weigh(chosen, rows)
+        return inputs, targets, self._weigh(self.y[chosen], rows)
 
-    def _every_window(self, x):
-        """A view of all the crops, `(n, top, left, height, width, channels)`.
-
-        Only the padded pictures take memory.
-        """
-        (down, right), (height, width) = self.shift, x.shape[1:3]
-        if down or right:
-            x = np.pad(x, ((0, 0), (down, down), (right, right), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(
-            x, (height, width), axis=(1, 2)
-        )
-        return np.moveaxis(windows, 3, -1)
-
-    def _draw(self):
-        """The epoch's order, and where each picture's crop begins."""
-        epoch, drawn = self.epoch, self._drawn
-        if drawn is None or drawn[0] != epoch:
-            n = len(self.y)
-            generator = np.random.default_rng([self.seed, epoch])
-            order = generator.permutation(n) if self.shuffle else np.arange(n)
-            down, right = self.shift
-            tops = generator.integers(0, 2 * down + 1, n)
-            lefts = generator.integers(0, 2 * right + 1, n)
-            # Stored whole: `fit` draws batches in other threads.
-            self._drawn = drawn = epoch, (order, tops, lefts)
-        return drawn[1]
-
-    def _weigh(self, chosen, rows):
+    def _weigh(self, labels, rows):
         scale = np.zeros(rows, np.float32)
-        scale[: len(chosen)] = rows / len(chosen)
+        scale[: len(labels)] = rows / len(labels)
         weights = {"capsnet": scale}
-        if self.class_weight is not None:
-            weights["capsnet"] = scale.copy()
-            weights["capsnet"][: len(chosen)] *= np.asarray(
-                self.class_weight, np.float32
-            )[self.y[chosen]]
         if self.decoder:
             # Keras's mse keeps (rows, height, width).
-            weights["decoder"] = scale[:, None, None]
+            weights["decoder"] = scale[:, None, None].copy()
+        if self.class_weight is not None:
+            scale[: len(labels)] *= self.class_weight[labels]
         return weights
 
 
@@ -196,15 +178,11 @@ def balanced_weights(labels, n_class):
 
 
 def pipeline(batches):
-    """What Keras is to be given for `batches`, a `ShiftedBatches`.
+    """`batches`, a `ShiftedBatches`, in the form that Keras is to be given.
 
     Left to Keras they become a `tf.data.Dataset` that tunes itself in a
-    thread, and that thread sleeps for 10 ms, 20 ms, ... up to a minute. It
-    often sleeps through its cancellation, and the next epoch or the end of
-    `predict` waits for it to wake. Here there is nothing to tune.
-
-    Args:
-        batches: A `ShiftedBatches`; every epoch asks it again.
+    thread that sleeps for up to a minute, often through its cancellation,
+    and the next epoch waits for it. Here there is nothing to tune.
 
     Returns:
         On TensorFlow a `tf.data.Dataset`, elsewhere `batches` themselves.
@@ -212,17 +190,14 @@ def pipeline(batches):
     tf = tensorflow()
     if tf is None:
         return batches
-
-    def signature(array):
-        return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
-
     dataset = tf.data.Dataset.from_generator(
         lambda: map(batches.__getitem__, range(len(batches))),
-        output_signature=keras.tree.map_structure(signature, batches[0]),
-    )
-    dataset = dataset.apply(
-        tf.data.experimental.assert_cardinality(len(batches))
+        output_signature=keras.tree.map_structure(
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype),
+            batches[0],
+        ),
     )
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.prefetch(2).with_options(options)
+    cardinality = tf.data.experimental.assert_cardinality(len(batches))
+    return dataset.apply(cardinality).prefetch(2).with_options(options)
