@@ -25,13 +25,7 @@ PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def check_parts(name, train, test):
-    """The two parts as uint8 pictures and integer labels.
-
-    Args:
-        name: String, for the error.
-        train: `(x, y)`, numbers of shape `(n, height, width)` or `(n, height,
-            width, channels)`, and integers of shape `(n,)` or `(n, 1)`.
-        test: Like `train`.
+    """The two parts, each `(x, y)`, as uint8 pictures and integer labels.
 
     Returns:
         Pictures of shape `(n, height, width, channels)` of both parts, and
@@ -93,7 +87,17 @@ def index_labels(name, y_train, y_test, class_names=None):
             f"received {len(class_names)} names in {name!r}: correct "
             "class_names"
         )
-    _check_names(name, class_names)
+    # Names that a reader cannot tell apart are equal, too.
+    shown = [
+        " ".join(unicodedata.normalize("NFC", each).split())
+        for each in class_names
+    ]
+    twice = [each for each in shown if shown.count(each) > 1]
+    if twice:
+        raise UserError(
+            "expected class names that differ by more than spaces, received "
+            f"{twice[0]!r} twice in {name!r}: rename one"
+        )
     labels = [
         np.searchsorted(classes, y).astype(np.int64) for y in (y_train, y_test)
     ]
@@ -134,10 +138,10 @@ def idx_files(folder):
         r"(train|t10k)-(images|labels)[-.]idx\d-ubyte(\.gz)?", re.ASCII
     )
     found = {}
-    for name in sorted(os.listdir(folder)):
-        match = pattern.fullmatch(name)
-        if match and os.path.isfile(os.path.join(folder, name)):
-            found[match[1], match[2]] = os.path.join(folder, name)
+    for path in sorted(Path(folder).iterdir()):
+        match = pattern.fullmatch(path.name)
+        if match and path.is_file():
+            found[match[1], match[2]] = str(path)
     return found
 
 
@@ -185,19 +189,6 @@ def _to_uint8(name, pictures):
             x = np.rint(x)
         scaled.append(x.astype(np.uint8, copy=False))
     return scaled
-
-
-def _check_names(name, class_names):
-    """Refuses names that a reader cannot tell apart."""
-    seen = {}
-    for each in class_names:
-        shown = " ".join(unicodedata.normalize("NFC", each).split())
-        if shown in seen:
-            raise UserError(
-                "expected class names that differ by more than spaces, "
-                f"received {seen[shown]!r} and {each!r} in {name!r}: rename one"
-            )
-        seen[shown] = each
 
 
 def _read_member(archive, key, kinds):

@@ -3,6 +3,7 @@
 Pictures stay uint8 in memory; a batch is cropped, cast and scaled at once.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -15,16 +16,12 @@ STEPS, SMALLEST_BATCH = 100, 10
 
 
 def max_shift(shape, shift_fraction):
-    """Largest shift, in whole pixels, as `(down, right)`.
-
-    Args:
-        shape: `(height, width, ...)` of a picture.
-        shift_fraction: Float, the part of each side.
-    """
+    """`(down, right)` in whole pixels, this part of `(height, width, ...)`."""
     # Rounded first: 0.29 * 100 is a little less than 29.
     return tuple(math.floor(round(shift_fraction * n, 6)) for n in shape[:2])
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class ShiftedBatches(keras.utils.PyDataset):
     """Batches of randomly shifted pictures, for `fit` and `evaluate`.
 
@@ -33,73 +30,46 @@ class ShiftedBatches(keras.utils.PyDataset):
     resumed run sees what the uninterrupted one would have seen; a callback
     tells the epoch by `set_epoch`.
 
-    With several replicas every batch has a number of rows that they divide:
-    it is filled up with zero pictures of weight 0, and the real ones weigh
+    A batch is `(inputs, targets)`, inputs `{"image", "label"}` and targets
+    `{"capsnet", "decoder"}`: float32 pictures in [0, 1] and one-hot labels.
+    Without `decoder` the pictures are the only input. With `class_weight` or
+    several replicas the weights `{"capsnet": (rows,), "decoder": (rows, 1,
+    1)}` follow, and every batch has a number of rows that the replicas
+    divide: zero pictures of weight 0 fill it up, and the real ones weigh
     `rows / real rows`. Keras divides a weighted loss by the number of rows,
     so the loss is exactly the mean over the real pictures, and two replicas
     end with the weights of one. Pass metrics as `weighted_metrics`, or they
     count the zero pictures.
-
-    Args:
-        x: uint8 array of shape `(n, height, width, channels)`.
-        y: Integer array of shape `(n,)`.
-        n_class: Integer, length of the one-hot labels.
-        batch_size: Integer, pictures a batch, all replicas together.
-        shift: `(down, right)`, the largest shift in pixels either way.
-        seed: Integer, draws the order and the shifts.
-        shuffle: Boolean, whether every epoch has an order of its own.
-        replicas: Integer, number of devices that share a batch.
-        class_weight: Array of shape `(n_class,)` or `None`, how much a
-            picture counts in the loss of `capsnet`.
-        decoder: Boolean, whether the model has the output `decoder`, and
-            for it the input `label`. Without it pictures are the only input.
-
-    Returns:
-        A batch is `(inputs, targets)`, inputs `{"image", "label"}` and targets
-        `{"capsnet", "decoder"}`: float32 pictures in [0, 1] and one-hot
-        labels. With `class_weight` or more than one replica a third element
-        follows, the weights `{"capsnet": (rows,), "decoder": (rows, 1, 1)}`.
     """
 
-    def __init__(
-        self,
-        x,
-        y,
-        n_class,
-        batch_size,
-        shift=(0, 0),
-        seed=0,
-        shuffle=False,
-        replicas=1,
-        class_weight=None,
-        decoder=True,
-    ):
+    x: np.ndarray  # uint8, (n, height, width, channels).
+    y: np.ndarray  # Integers, (n,).
+    n_class: int
+    batch_size: int  # Pictures a batch, all replicas together.
+    shift: tuple = (0, 0)  # (down, right), at most, in pixels either way.
+    seed: int = 0  # Draws the order and the shifts.
+    shuffle: bool = False  # Whether every epoch has an order of its own.
+    replicas: int = 1  # Devices that share a batch.
+    # (n_class,), how much a picture counts in the loss of `capsnet`.
+    class_weight: np.ndarray | None = None
+    decoder: bool = True  # Whether the model has this output.
+
+    def __post_init__(self):
         super().__init__()
-        if len(x) != len(y) or len(x) == 0 or batch_size < 1:
+        x = self.x
+        if len(x) != len(self.y) or len(x) == 0 or self.batch_size < 1:
             raise ValueError(
                 "Expected as many labels as pictures, at least one, and a "
                 f"positive batch size. Received: len(x)={len(x)}, "
-                f"len(y)={len(y)}, batch_size={batch_size}"
+                f"len(y)={len(self.y)}, batch_size={self.batch_size}"
             )
-        self.y = y
-        self.n_class = n_class
-        self.batch_size = batch_size
-        self.shift = shift
-        self.seed = seed
-        self.shuffle = shuffle
-        self.replicas = replicas
-        if class_weight is not None:
-            class_weight = np.asarray(class_weight, np.float32)
-        self.class_weight = class_weight
-        self.decoder = decoder
-        (down, right), (height, width) = shift, x.shape[1:3]
+        (down, right), (height, width) = self.shift, x.shape[1:3]
         if down or right:
             x = np.pad(x, ((0, 0), (down, down), (right, right), (0, 0)))
         crops = np.lib.stride_tricks.sliding_window_view(
             x, (height, width), axis=(1, 2)
         )
-        # (n, top, left, height, width, channels), a view: only the padded
-        # pictures take memory.
+        # (n, top, left, height, width, channels), a view.
         self._crops = np.moveaxis(crops, 3, -1)
         self.set_epoch(0)
 
@@ -146,19 +116,16 @@ class ShiftedBatches(keras.utils.PyDataset):
             # Keras's mse keeps (rows, height, width).
             weights["decoder"] = scale[:, None, None].copy()
         if self.class_weight is not None:
-            scale[: len(labels)] *= self.class_weight[labels]
+            each = np.asarray(self.class_weight, np.float32)
+            scale[: len(labels)] *= each[labels]
         return weights
 
 
 def choose_batch_size(most, pictures, replicas=1):
     """A hundredth of the training pictures, within bounds.
 
-    An epoch of a few large steps learns next to nothing.
-
-    Args:
-        most: Integer, the batch of the recipe.
-        pictures: Integer, how many there are to train on.
-        replicas: Integer, by how many devices a batch is divided.
+    An epoch of a few large steps learns next to nothing. `most` is the batch
+    of the recipe; `replicas` devices divide a batch.
     """
     return min(most, replicas * max(SMALLEST_BATCH, pictures // STEPS))
 
@@ -166,12 +133,7 @@ def choose_batch_size(most, pictures, replicas=1):
 def balanced_weights(labels, n_class):
     """Weights with which all classes count alike; their mean is 1.
 
-    Args:
-        labels: Integer array of shape `(n,)`, the training labels.
-        n_class: Integer, number of classes.
-
-    Returns:
-        Array of shape `(n_class,)`: n / (n_class * pictures of the class).
+    Of shape `(n_class,)`: n / (n_class * pictures of the class).
     """
     counts = np.bincount(labels, minlength=n_class)
     return len(labels) / (n_class * np.maximum(counts, 1))

@@ -79,21 +79,8 @@ def has_parts(folder):
 def load_pictures(folder, image_size, channels, test_fraction, skip_unreadable):
     """Reads a folder of class folders, or of `train` and `test` with them.
 
-    Args:
-        folder: `Path`.
-        image_size, channels: As for `read_picture`.
-        test_fraction: Float, the part of each class that is for the test,
-            where the folder has no parts.
-        skip_unreadable: Boolean, leave out what cannot be read.
-
     Returns:
-        The training part, `(pictures, labels)`, and the test part; the class
-        names; lines for the user.
-
-    Raises:
-        UserError: If a class lacks pictures, or if they cannot be read or
-            put in one array.
-        OSError: If a folder cannot be listed.
+        The training part, `(x, y)`, and the test part, class names, notes.
     """
     in_parts = has_parts(folder)
     class_folders = [

@@ -41,11 +41,7 @@ class UnreadablePicture(UserError):
 
 
 def read_pictures(files, input_shape):
-    """Reads pictures in a model's size and channels.
-
-    Args:
-        files: Paths, as strings.
-        input_shape: `(height, width, channels)`.
+    """Reads files in a model's `input_shape`, `(height, width, channels)`.
 
     Returns:
         Pairs of a path and its pixels, the paths that cannot be read (and
@@ -154,9 +150,8 @@ def _to_array(picture, image_size, channels):
         picture = Image.alpha_composite(white, picture)
     if channels:
         picture = picture.convert(PICTURE_MODES[channels])
-    if image_size and picture.size != (image_size[1], image_size[0]):
-        picture = picture.resize(
-            (image_size[1], image_size[0]), Image.Resampling.LANCZOS
-        )
+    if image_size:
+        height, width = image_size
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture)
     return pixels.reshape(*pixels.shape[:2], -1)

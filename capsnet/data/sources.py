@@ -11,7 +11,6 @@
 """
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 
@@ -50,25 +49,15 @@ ACCEPTED = (
 
 @dataclasses.dataclass
 class Dataset:
-    """Pictures and labels, in a training and a test part.
+    """Pictures and labels, in a training and a test part."""
 
-    Args:
-        x_train: uint8 array of shape `(n, height, width, channels)`.
-        y_train: int64 array of shape `(n,)`, indices into `class_names`.
-        x_test: Like `x_train`.
-        y_test: Like `y_train`.
-        class_names: List of strings, one a class, all different.
-        name: What `--dataset` was.
-        notes: Lines for the user.
-    """
-
-    x_train: np.ndarray
-    y_train: np.ndarray
+    x_train: np.ndarray  # uint8, (n, height, width, channels).
+    y_train: np.ndarray  # int64, (n,), indices into `class_names`.
     x_test: np.ndarray
     y_test: np.ndarray
-    class_names: list[str]
-    name: str
-    notes: list[str] = dataclasses.field(default_factory=list)
+    class_names: list[str]  # All different.
+    name: str  # What `--dataset` was.
+    notes: list[str] = dataclasses.field(default_factory=list)  # For the user.
 
 
 def load(
@@ -142,12 +131,8 @@ def load(
 def hold_out(dataset, fraction, seed):
     """Takes a part of the training pictures away for validation.
 
-    Every class keeps at least one training picture.
-
-    Args:
-        dataset: A `Dataset`; it is left as it is.
-        fraction: Float, the part of the training pictures to hold out.
-        seed: Integer, decides which ones.
+    Every class keeps at least one training picture; `seed` decides which
+    ones are taken.
 
     Returns:
         The `Dataset` without them, their pictures, their labels.
@@ -156,7 +141,7 @@ def hold_out(dataset, fraction, seed):
         UserError: If no picture would be held out, or all of a class.
     """
     y = dataset.y_train
-    count = round(fraction * len(y)) if math.isfinite(fraction) else 0
+    count = round(fraction * len(y)) if 0 < fraction < 1 else 0
     order = np.random.default_rng(seed).permutation(len(y))
     # The first of each class in the order comes before all the others, so
     # that the end of the order, which is held out, never takes a whole class.
@@ -201,15 +186,12 @@ def _kind(name, path):
 
 
 def _check_test_fraction(name, path, kind, test_fraction):
-    if not 0 < test_fraction < 1:
+    is_one_part = kind == "pictures" and not has_parts(Path(path))
+    if not (is_one_part and 0 < test_fraction < 1):
         raise UserError(
-            "expected --test_fraction between 0 and 1, received "
-            f"{test_fraction}: give for example 0.2"
-        )
-    if kind != "pictures" or has_parts(Path(path)):
-        raise UserError(
-            "expected --test_fraction with a folder of class folders only, "
-            f"received it with {name!r}: leave it out"
+            "expected --test_fraction between 0 and 1, with a folder of "
+            f"class folders only, received {test_fraction} with {name!r}: give "
+            "0.2 for example, or leave it out"
         )
 
 
