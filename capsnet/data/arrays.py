@@ -200,7 +200,8 @@ def _read_member(archive, key, kinds):
     ) or member.compress_size > os.path.getsize(archive.filename):
         raise ValueError("compression")
     content = archive.read(member)
-    head = io.BytesIO(content)
+    # NumPy refuses headers of more than 10,000 bytes.
+    head = io.BytesIO(content[:16_384])
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,

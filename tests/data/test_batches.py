@@ -202,7 +202,9 @@ def test_one_picture_and_batches_of_one():
         alone[1]
 
 
-@pytest.mark.parametrize("n, labels, batch_size", [(3, 2, 1), (3, 3, 0), (0, 0, 1)])
+@pytest.mark.parametrize(
+    "n, labels, batch_size", [(3, 2, 1), (3, 3, 0), (0, 0, 1)]
+)
 def test_batches_refuse_what_cannot_be_batched(n, labels, batch_size):
     with pytest.raises(ValueError, match="Received"):
         ShiftedBatches(
