@@ -94,12 +94,14 @@ def load_pictures(folder, image_size, channels, test_fraction, skip_unreadable):
         for path in picture_files(class_folder)
     }
     if not found:
-        in_it = any(map(_is_picture, folder.iterdir()))
+        received = "none with pictures: put the pictures in CLASS/ or in "
+        received += "train/CLASS/ and test/CLASS/"
+        if any(map(_is_picture, folder.iterdir())):
+            received = "pictures that lie directly in it: name the folder "
+            received += "above, if this is one class, or sort them into CLASS/"
         raise UserError(
             f"expected a folder for each class in {str(folder)!r}, received "
-            f"{'pictures directly in it' if in_it else 'none with pictures'}: "
-            "name the folder above if this is one class, or put pictures into "
-            "CLASS/, or into train/CLASS/ and test/CLASS/"
+            f"{received}"
         )
     pictures, notes = _read(
         folder, found, image_size, channels, skip_unreadable

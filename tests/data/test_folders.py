@@ -110,7 +110,7 @@ def test_pictures_in_folders_of_a_class_folder_belong_to_the_class(tmp_path):
         ({"a": 3}, "two classes"),
         ({"train/a": 3, "test/a": 3}, "two classes"),
         ({"train/a": 3, "train/b": 3}, "received train alone"),
-        ({".": 3}, "pictures directly in it"),
+        ({".": 3}, "lie directly in it: name the folder above"),
         ({"a": 2, "a ": 2, "b": 2}, "'a' twice"),
     ],
 )
