@@ -1,1 +1,1 @@
-"""Wing."""
+"""What is done with a trained model: its test, its figures, its use."""
