@@ -1,6 +1,7 @@
 """Options and small data sets that the tests share."""
 
 import os
+from pathlib import Path
 
 # Many small matrices: threads of their own would only wait for each other.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -49,3 +50,11 @@ def write_bars(path, train=40, test=12, shape=(17, 17, 1), n_class=3):
 def tiny(tmp_path_factory):
     """A data set of 40 and 12 pictures of 17x17."""
     return write_bars(tmp_path_factory.mktemp("data") / "tiny.npz")
+
+
+def real_data(name):
+    """The folder of a real data set below CAPSNET_DATA, or a skipped test."""
+    folder = os.environ.get("CAPSNET_DATA")
+    if not folder or not Path(folder, name).is_dir():
+        pytest.skip(f"the variable CAPSNET_DATA names no folder with {name}")
+    return Path(folder, name)
