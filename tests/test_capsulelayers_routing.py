@@ -1,0 +1,255 @@
+"""Tests of CapsuleLayer, against Procedure 1 in NumPy loops."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from numerics import (
+    central_differences,
+    gradients,
+    random_normal,
+    reference_squash,
+    relative_error,
+    to_numpy,
+)
+
+from capsulelayers import (
+    CapsuleLayer,
+    CapsuleNormal,
+    Length,
+    PrimaryCap,
+    couple,
+)
+
+ROUTINGS = (1, 2, 3, 5)
+
+
+def reference_votes(inputs, kernel):
+    """Eq. 2, `u_hat[j, i] = W_ij u_i`, for the capsules of one picture."""
+    num_capsule, input_num_capsule, dim_capsule, _ = kernel.shape
+    votes = np.zeros((num_capsule, input_num_capsule, dim_capsule))
+    for j in range(num_capsule):
+        for i in range(input_num_capsule):
+            votes[j, i] = kernel[j, i].astype("float64") @ inputs[i]
+    return votes
+
+
+def reference_routing(inputs, kernel, routings, bias=None):
+    """Procedure 1 for the capsules of one picture: `v` and the last `c`."""
+    votes = reference_votes(inputs, kernel)
+    num_capsule, input_num_capsule, dim_capsule = votes.shape
+    logits = np.zeros((num_capsule, input_num_capsule))
+    for _ in range(routings):
+        coupling = np.zeros_like(logits)
+        for i in range(input_num_capsule):
+            exponentials = np.exp(logits[:, i])
+            coupling[:, i] = exponentials / sum(exponentials)
+        outputs = np.zeros((num_capsule, dim_capsule))
+        for j in range(num_capsule):
+            total = np.zeros(dim_capsule) if bias is None else bias[j] + 0.0
+            for i in range(input_num_capsule):
+                total = total + coupling[j, i] * votes[j, i]
+            outputs[j] = reference_squash(total)
+        for j in range(num_capsule):
+            for i in range(input_num_capsule):
+                logits[j, i] += votes[j, i] @ outputs[j]
+    return outputs, coupling
+
+
+def capsule_layer(routings=3, bias=None, stddev=1.0):
+    """3 capsules of 5 above 6 of 4, with large matrices, and its kernel."""
+    use_bias = bias is not None
+    layer = CapsuleLayer(3, 5, routings=routings, use_bias=use_bias)
+    layer.build((None, 6, 4))
+    kernel = stddev * random_normal(3, 6, 5, 4, seed=1)
+    layer.set_weights([kernel, bias] if use_bias else [kernel])
+    return layer, kernel
+
+
+@pytest.mark.parametrize("routings", ROUTINGS)
+def test_routing_matches_procedure_1(routings):
+    inputs = random_normal(2, 6, 4)
+    layer, kernel = capsule_layer(routings)
+    outputs, coupling = map(to_numpy, layer.route(inputs))
+    for i in range(2):
+        expected = reference_routing(inputs[i], kernel, routings)
+        np.testing.assert_allclose(outputs[i], expected[0], atol=1e-5)
+        np.testing.assert_allclose(coupling[i], expected[1], atol=1e-5)
+    np.testing.assert_allclose(to_numpy(layer(inputs)), outputs, atol=1e-6)
+
+
+@pytest.mark.parametrize("routings", ROUTINGS)
+def test_coupling_sums_to_one_over_output_capsules(routings):
+    layer, _ = capsule_layer(routings)
+    _, coupling = layer.route(random_normal(2, 6, 4))
+    coupling = to_numpy(coupling)
+    assert coupling.shape == (2, 3, 6)
+    np.testing.assert_allclose(coupling.sum(axis=1), 1, atol=1e-5)
+    if routings > 1:  # Not over the input capsules, which would be a mistake.
+        assert abs(coupling.sum(axis=2) - 1).max() > 0.1
+
+
+def test_one_round_is_the_uniform_mean():
+    inputs = random_normal(2, 6, 4)
+    layer, kernel = capsule_layer(routings=1)
+    outputs, coupling = map(to_numpy, layer.route(inputs))
+    np.testing.assert_allclose(coupling, 1 / 3, atol=1e-6)
+    for i in range(2):
+        votes = reference_votes(inputs[i], kernel)
+        for j in range(3):
+            expected = reference_squash(votes[j].mean(axis=0) * 6 / 3)
+            np.testing.assert_allclose(outputs[i, j], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("routings", ROUTINGS)
+def test_bias_is_added_in_every_routing_round(routings):
+    inputs, bias = random_normal(2, 6, 4), random_normal(3, 5, seed=2)
+    layer, kernel = capsule_layer(routings, bias)
+    outputs, coupling = map(to_numpy, layer.route(inputs))
+    for i in range(2):
+        expected = reference_routing(inputs[i], kernel, routings, bias)
+        np.testing.assert_allclose(outputs[i], expected[0], atol=1e-5)
+        np.testing.assert_allclose(coupling[i], expected[1], atol=1e-5)
+
+
+def test_capsule_layer_has_no_bias_by_default():
+    layer = CapsuleLayer(3, 5)
+    layer.build((None, 6, 4))
+    assert [tuple(w.shape) for w in layer.weights] == [(3, 6, 5, 4)]
+
+
+def test_prediction_does_not_depend_on_batch_neighbours():
+    pictures = random_normal(7, 6, 5, 2)
+    layers = [PrimaryCap(4, 2, 3), CapsuleLayer(3, 5), Length()]
+    layers[1].build((None, 24, 4))
+    layers[1].kernel.assign(random_normal(3, 24, 5, 4, seed=1))
+    model = keras.Sequential([keras.Input((6, 5, 2)), *layers])
+    alone = model.predict(pictures[:1], verbose=0)
+    together = model.predict(pictures, verbose=0)
+    elsewhere = np.concatenate([10 * pictures[1:], pictures[:1]])
+    elsewhere = model.predict(elsewhere, verbose=0)
+    np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+    np.testing.assert_allclose(elsewhere[-1:], alone, atol=1e-5)
+    assert abs(together[1:] - alone).max() > 1e-2
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_gradients_go_through_all_routing_rounds(use_bias):
+    """Against central differences of Procedure 1, relative error 1e-3."""
+    inputs, weights = random_normal(6, 4), random_normal(3, 5, seed=3)
+    bias = random_normal(3, 5, seed=2) if use_bias else None
+    layer, kernel = capsule_layer(bias=bias)
+    rest = [] if bias is None else [bias]
+
+    def loss(inputs, *variables):
+        outputs, _ = layer.stateless_call(list(variables), [], inputs[None])
+        return ops.sum(outputs[0] * weights)
+
+    def reference(inputs, kernel, bias=None):
+        outputs, _ = reference_routing(inputs, kernel, 3, bias)
+        return float(np.sum(outputs * weights))
+
+    by_inputs, by_kernel, *by_rest = gradients(loss, inputs, kernel, *rest)
+    expected = central_differences(
+        lambda value: reference(value, kernel, bias), inputs
+    )
+    assert relative_error(by_inputs, expected) < 1e-3
+    expected = central_differences(
+        lambda value: reference(inputs, value, bias), kernel
+    )
+    assert relative_error(by_kernel, expected) < 1e-3
+    for gradient in by_rest:
+        expected = central_differences(
+            lambda value: reference(inputs, kernel, value), bias
+        )
+        assert relative_error(gradient, expected) < 1e-3
+
+
+def test_capsule_layer_is_finite_at_zero_inputs():
+    layer, kernel = capsule_layer()
+    zeros = np.zeros((2, 6, 4), "float32")
+
+    def loss(inputs, kernel):
+        outputs, _ = layer.stateless_call([kernel], [], inputs)
+        return ops.sum(Length()(outputs))
+
+    np.testing.assert_array_equal(to_numpy(layer(zeros)), 0)
+    for gradient in gradients(loss, zeros, kernel):
+        assert np.isfinite(gradient).all()
+
+
+# Initialization
+
+
+def test_capsule_normal_has_its_documented_deviation():
+    shape = (10, 120, 16, 8)
+    matrices = to_numpy(CapsuleNormal(seed=0)(shape))
+    expected = 10 / (120 * 16) ** 0.5
+    np.testing.assert_allclose(matrices.std(), expected, rtol=0.02)
+    np.testing.assert_allclose(matrices.mean(), 0, atol=0.02 * expected)
+
+
+def test_capsule_normal_is_0_074_for_mnist():
+    matrices = to_numpy(CapsuleNormal(seed=0)((10, 1152, 16, 8)))
+    assert round(float(matrices.std()), 3) == 0.074
+
+
+@pytest.mark.parametrize("shape", [(10, 300, 16, 8), (4, 50, 8, 8)])
+def test_capsule_normal_keeps_the_squared_length_before_squash(shape):
+    """Of random unit vectors, in the first round; the mean over outputs."""
+    num_capsule, input_num_capsule, dim_capsule, input_dim_capsule = shape
+    inputs = random_normal(20, input_num_capsule, input_dim_capsule)
+    inputs /= np.linalg.norm(inputs, axis=-1, keepdims=True)
+    layer = CapsuleLayer(
+        num_capsule, dim_capsule, kernel_initializer=CapsuleNormal(seed=0)
+    )
+    layer.build(inputs.shape)
+    total = np.einsum("bik,jidk->bjd", inputs, to_numpy(layer.kernel))
+    total /= num_capsule
+    squared = (total**2).sum(axis=-1).mean()
+    np.testing.assert_allclose(squared, 1, rtol=0.15)
+
+
+def test_capsule_normal_repeats_itself_with_a_seed_only():
+    def draw(seed):
+        return to_numpy(CapsuleNormal(seed=seed)((3, 6, 5, 4)))
+
+    np.testing.assert_array_equal(draw(1), draw(1))
+    assert (draw(1) != draw(2)).any()
+    assert (draw(None) != draw(None)).any()
+
+
+def test_three_capsule_layers_in_a_row_learn():
+    """Four kinds of noisy inputs; the loss at least halves in 200 steps."""
+    keras.utils.set_random_seed(0)
+    labels = np.arange(32) % 4
+    inputs = random_normal(4, 8, 4)[labels] + 0.3 * random_normal(32, 8, 4)
+    inputs /= 1 + np.linalg.norm(inputs, axis=-1, keepdims=True)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 4)),
+            CapsuleLayer(6, 3),
+            CapsuleLayer(5, 3),
+            CapsuleLayer(4, 4),
+            Length(),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    targets = np.eye(4, dtype="float32")[labels]
+
+    def loss_of_steps(count):
+        many = np.tile(inputs, (count, 1, 1)), np.tile(targets, (count, 1))
+        history = model.fit(*many, batch_size=32, shuffle=False, verbose=0)
+        return history.history["loss"][0]
+
+    before, _, after = map(loss_of_steps, (1, 198, 1))
+    assert after < before / 2
+
+
+def test_coupling_of_large_logits():
+    # exp(1000) overflows; three output capsules, one picture, two inputs.
+    logits = np.array([[[1000.0, -1e4]], [[999.0, 0.0]], [[-1e4, 0.0]]])
+    coupling = np.asarray(couple(logits.astype("float32")))
+    e = np.exp(1.0)
+    expected = [[[e / (e + 1), 0.0]], [[1 / (e + 1), 0.5]], [[0.0, 0.5]]]
+    np.testing.assert_allclose(coupling, expected, atol=1e-6)
