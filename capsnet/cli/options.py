@@ -25,14 +25,24 @@ GEOMETRY = {
 # The page of `-h`: what one does, an example, and the flags for it.
 SCREEN = {
     "train": (
-        "--dataset digits --epochs 3",
+        "capsulenet.py --dataset digits --epochs 3",
         "dataset image_size model routings epochs batch_size seed save_dir "
         "resume",
     ),
-    "test": ("-t -w result/trained_model.keras", "testing weights"),
-    "look": ("--digit 5 -w result/mnist/v4.keras --dataset digits", "digit"),
-    "use": ("--predict PICTURE -w result/mnist/v4.keras", "predict export"),
+    "test": (
+        "capsulenet.py -t -w result/trained_model.keras",
+        "testing weights",
+    ),
+    "look": (
+        "capsulenet.py --digit 5 -w result/mnist/v4.keras --dataset digits",
+        "digit",
+    ),
+    "use": (
+        "capsulenet.py --predict PICTURE -w result/mnist/v4.keras",
+        "predict export",
+    ),
 }
+MULTI_GPU = "capsulenet-multi-gpu.py --gpus 2"
 MODEL_EXAMPLE = "result/trained_model.keras"
 
 
@@ -184,14 +194,14 @@ def add_training_options(add, devices):
         nargs="+",
         metavar="FILE",
     )
-    text = "go on with the run in --save_dir; a larger --epochs is welcome"
+    text = "go on with the run in --save_dir, to more --epochs"
     add("--resume", False, text)
 
 
 def add_task_options(add):
     text = "test the model of -w instead of training"
     add("-t", "--testing", False, text)
-    text = "draw what each dimension of a class's capsule does; tests, too"
+    text = "draw what each dimension of a class's capsule does"
     add("--digit", None, text, metavar="CLASS")
     add(
         "--predict",
@@ -232,7 +242,7 @@ def add_device_options(add, multi_gpu):
     if multi_gpu:
         text = "number of GPUs (default: all there are)"
         add("--gpus", None, text, type=number(int, 1, 1024), metavar="N")
-        text = "cpu splits the CPU into --gpus logical devices, to try it"
+        text = "cpu splits the CPU, to try it"
         add("--device", "gpu", text, choices=("gpu", "cpu"))
 
 
@@ -243,7 +253,10 @@ def build_parser(description="", multi_gpu=False):
         description: Text above the list of flags.
         multi_gpu: Whether `--gpus` and `--device` exist.
     """
-    parser = Parser(SCREEN, description=description)
+    screen = dict(SCREEN)
+    if multi_gpu:
+        screen["train"] = MULTI_GPU, f"{SCREEN['train'][1]} gpus device"
+    parser = Parser(screen, description=description)
 
     def group(title):
         return adder(parser.add_argument_group(title))
