@@ -20,16 +20,18 @@ OTHER_FORMATS = (".onnx", ".tflite", ".h5", ".pb", ".pt")
 STRUCTURE = {*GEOMETRY, "model", "routings", "capsule_bias", "primary_scale"}
 STRUCTURE |= {"conv", "lam_recon"}
 # What has no effect on a network without capsules.
-OF_CAPSULES = (STRUCTURE | {"init"}) - {"model", "conv"}
+OF_CAPSULES = (STRUCTURE | {"init", "digit"}) - {"model", "conv"}
 # The flags that have an effect, for each task but training.
-PICTURES = {"dataset", "image_size", "grayscale", "test_fraction", "seed"}
-COMPUTING = {"routings", "conv", "dtype_policy", "jit_compile"}
+OF_TEST = {"testing", "weights", "save_dir", "skip_unreadable", "dataset"}
+OF_TEST |= {"image_size", "grayscale", "test_fraction", "seed", "routings"}
+OF_TEST |= {"conv", "dtype_policy", "jit_compile"}
 EFFECTIVE = {
-    "-t": {"weights", "save_dir", "skip_unreadable", *PICTURES, *COMPUTING},
-    "--predict": {"weights", "save_dir", "skip_unreadable"},
-    "--export": {"weights"},
+    "-t": OF_TEST,
+    "--digit": {"digit", *OF_TEST},
+    "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
+    "--export": {"export", "weights"},
 }
-TASKS = {"testing", "digit", "predict", "export"}
+BACKENDS = ("tensorflow", "jax", "torch")
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
 # What `parse_args` adds to the flags.
@@ -54,9 +56,8 @@ def start(description, multi_gpu=False):
     # Hides TensorFlow's notes in the middle of a training; its errors, and
     # what it says when it is imported, are shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    args = parse_args(description=description, multi_gpu=multi_gpu)
     outlive_reader()
-    return args
+    return parse_args(description=description, multi_gpu=multi_gpu)
 
 
 def started():
@@ -88,13 +89,14 @@ def parse_args(argv=None, description="", multi_gpu=False):
     args = argparse.Namespace(**{**defaults, **recipe, **given})
     args.given, args.resumed = set(given), None
     args.task = task_of(parser, args)
+    idle = idle_flags(args)
+    for name in sorted(args.given & idle.keys()):
+        parser.error(f"--{name} {idle[name]}: leave it out")
     args.recipe_sets = {
-        flag: value
-        for flag, value in recipe.items()
-        if flag not in given
-        and not (args.model == "baseline" and flag in OF_CAPSULES)
+        name: value
+        for name, value in recipe.items()
+        if name not in given and name not in idle
     }
-    check_effect(parser, args)
     check_backend(parser)
     if args.task is None:
         check_training(parser, args)
@@ -116,7 +118,8 @@ def parse_args(argv=None, description="", multi_gpu=False):
 def task_of(parser, args):
     """What is to be done: a key of `EFFECTIVE`, or `None` for training."""
     asked = {
-        "-t": args.testing or args.digit is not None,
+        "-t": args.testing and args.digit is None,
+        "--digit": args.digit is not None,
         "--predict": args.predict is not None,
         "--export": args.export is not None,
     }
@@ -126,30 +129,37 @@ def task_of(parser, args):
     return tasks[0] if tasks else None
 
 
-def check_effect(parser, args):
-    """Refuses a flag that would have no effect, by its name."""
-    if args.model == "baseline":
-        for name in sorted(args.given & {*OF_CAPSULES, "digit"}):
-            parser.error(f"--{name} is for capsules: --model baseline has none")
-    task = args.task
-    if task is None:
-        return
-    effective = EFFECTIVE[task] | TASKS
-    whole = all(path.endswith(".keras") for path in args.weights or ())
-    if task == "-t" and not whole:
-        effective |= STRUCTURE
-    for name in sorted(args.given - effective):
-        why = "has no effect"
-        if name in STRUCTURE and task == "-t":
+def idle_flags(args):
+    """The flags without effect: a dictionary of the reasons."""
+    idle, task = {}, args.task
+    if task is not None:
+        effective = EFFECTIVE[task]
+        whole = all(path.endswith(".keras") for path in args.weights or ())
+        if "testing" in effective and not whole:
+            effective = effective | STRUCTURE
+        if task == "-t" and args.dataset not in (None, "digits"):
+            effective = effective - {"seed"}  # There is nothing to draw.
+        others = vars(args).keys() - effective
+        idle |= dict.fromkeys(others, f"has no effect with {task}")
+        if "testing" in effective:
             why = "has no effect on a .keras file, which holds its network"
-        parser.error(f"--{name} {why} with {task}: leave it out")
+            idle |= dict.fromkeys(STRUCTURE - effective, why)
+    elif args.weights is not None:
+        idle["init"] = "has no effect with -w, which brings all weights"
+    if args.model == "baseline":
+        why = "is for capsules, and --model baseline has none"
+        idle |= dict.fromkeys(OF_CAPSULES, why)
+    return idle
 
 
 def check_backend(parser):
-    """Ends with status 2 where the chosen backend is not installed."""
+    """Ends with status 2 where Keras could not be imported."""
     name = backend()
-    known = name in ("tensorflow", "jax", "torch")
-    if known and importlib.util.find_spec(name) is None:
+    if name not in BACKENDS:
+        parser.error(
+            f"KERAS_BACKEND expects {', '.join(BACKENDS)}, got {name!r}"
+        )
+    if importlib.util.find_spec(name) is None:
         parser.error(
             f"KERAS_BACKEND is {name}, which needs the package {name}: pip "
             f"install {name}"
@@ -178,16 +188,14 @@ def check_weights(parser, args, task):
     """Ends with status 2 unless -w names files that the task can use."""
     if args.weights is None:
         parser.error(
-            f"{task if args.digit is None else '--digit'} needs a model: -w "
-            f"FILE, for instance -w {MODEL_EXAMPLE}"
+            f"{task} needs a model: -w FILE, for instance -w {MODEL_EXAMPLE}"
         )
-    suffixes = (".keras", ".h5") if task in ("-t", "-w") else (".keras",)
+    suffixes, expected = (".keras", ".h5"), "a .keras or .h5 file"
+    if task in ("--predict", "--export"):
+        suffixes, expected = (".keras",), "a whole model, a .keras file,"
     for path in args.weights:
         if os.path.isfile(path) and path.endswith(suffixes):
             continue
-        expected = f"a {' or '.join(suffixes)} file"
-        if task not in ("-t", "-w"):
-            expected = "a whole model, a .keras file,"
         reason = "not there" if not os.path.exists(path) else "something else"
         parser.error(
             f"{task} expects {expected} after -w, got {path!r}, which is "
@@ -235,9 +243,8 @@ def restore_flags(parser, args):
         if name in FREE_ON_RESUME or not hasattr(args, name):
             continue
         if name in args.given and recorded_value(args, name) != value:
-            was = f"without --{name}"
-            if value is not None:
-                was = f"with --{name} {value}"
+            unset = value is None or value is False
+            was = f"without --{name}" if unset else f"with --{name} {value}"
             parser.error(
                 f"--resume: the run was started {was}, got "
                 f"{getattr(args, name)}; leave the flag out, or start a new "

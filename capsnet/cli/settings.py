@@ -7,16 +7,13 @@ flags' words.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
-from capsnet.cli.checks import TASKS, flags_of
+from capsnet.cli.checks import flags_of
 from capsnet.data.batches import choose_batch_size
-from capsnet.models.networks import Network
+from capsnet.models.networks import Network, reconstruction_weight
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
-# Weight of the sum of squared errors against Eq. 4 (section 4.1).
-RECONSTRUCTION = 0.0005
 JIT = {"auto": "auto", "on": True, "off": False}
 # Arguments of `sources.load`, and of `capsulenet.train`, named as the flags.
 PICTURES = ("image_size", "grayscale", "test_fraction", "skip_unreadable")
@@ -118,9 +115,11 @@ def read(args):
         "jit_compile": JIT[args.jit_compile],
     }
     flags = flags_of(args)
-    if args.task == "-t":
-        asked = {name: flags[name] for name in args.given - TASKS}
-        asked |= {"jit_compile": common["jit_compile"]}
+    if args.task in ("-t", "--digit"):
+        named = args.given - {"testing", "digit", "weights", "save_dir"}
+        asked = {name: flags[name] for name in named}
+        if "jit_compile" in asked:
+            asked["jit_compile"] = common["jit_compile"]
         return Testing(**common, digit=args.digit, asked=asked)
     if args.task is None:
         return read_training(args, flags, common)
@@ -174,17 +173,3 @@ def batch_size(flag, is_given, resumed, pictures, replicas):
     if is_given:
         return most, most
     return choose_batch_size(most, pictures, replicas), most
-
-
-def reconstruction_weight(lam_recon, input_shape, n_class):
-    """The weight of the mean squared error, from `--lam_recon`.
-
-    The paper adds 0.0005 x the *sum* of squared errors to Eq. 4. The
-    authors' code also halves Eq. 4 and averages it over the classes, so that
-    against Eq. 4 it weighs 2 x n_class times more.
-    """
-    if lam_recon == "classic":
-        return RECONSTRUCTION * math.prod(input_shape)
-    if lam_recon == "authors":
-        return RECONSTRUCTION * math.prod(input_shape) * 2 * n_class
-    return lam_recon
