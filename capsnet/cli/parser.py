@@ -101,20 +101,3 @@ def number(convert, low, high, low_included=True):
         return value
 
     return converter
-
-
-positive_int = number(int, 1, LARGEST_INTEGER)
-positive_float = number(float, 0, math.inf, low_included=False)
-non_negative_float = number(float, 0, math.inf)
-
-
-def adder(group):
-    """`group.add_argument` for `(*names, default, help, **more)`."""
-
-    def add(*names_default_help, **more):
-        *names, default, text = names_default_help
-        if default is False:
-            more["action"] = "store_true"
-        group.add_argument(*names, default=default, help=text, **more)
-
-    return add
