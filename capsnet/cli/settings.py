@@ -6,8 +6,6 @@ flags' words.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 from capsnet.cli.checks import flags_of
 from capsnet.data.batches import choose_batch_size
@@ -50,15 +48,12 @@ class Training(Task):
         dataset: Name or path for `sources.load`, `pictures` its arguments.
         val_fraction: Float, the part that is held out.
         network: A `Network`.
-        lam_recon: Function of the pictures' shape and the number of classes:
-            the weight of the mean squared error of the reconstruction.
         balanced: Whether rare classes count more.
-        batch_size: Function of the numbers of training pictures and devices:
-            the size of a batch, and the larger one that it was lowered from.
+        fixed_batch: The batch size that the user gave or a resumed run has,
+            else `None`.
         arguments: Dictionary, further arguments of `capsulenet.train`.
         flags: Dictionary, all flags, for the record.
         recipe: Dictionary of what the recipe sets.
-        resumed: State of the checkpoint to go on from, or `None`.
         again: The flags that go on with the run.
     """
 
@@ -66,14 +61,30 @@ class Training(Task):
     pictures: dict
     val_fraction: float
     network: Network
-    lam_recon: Callable
     balanced: bool
-    batch_size: Callable
+    fixed_batch: int | None
     arguments: dict
     flags: dict
     recipe: dict
-    resumed: dict | None
     again: list
+
+    def batch_size(self, pictures, replicas):
+        """The size of a batch, and the larger one that it was lowered from.
+
+        Args:
+            pictures: Number of training pictures.
+            replicas: Number of devices.
+        """
+        if self.fixed_batch:
+            return self.fixed_batch, self.fixed_batch
+        most = self.flags["batch_size"] or DEFAULT_BATCH_SIZE * replicas
+        return choose_batch_size(most, pictures, replicas), most
+
+    def lam_recon(self, input_shape, n_class):
+        """The weight of the mean squared error of the reconstruction."""
+        return reconstruction_weight(
+            self.flags["lam_recon"], input_shape, n_class
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,37 +150,21 @@ def read_training(args, flags, common):
         again += [f"--{name}", flags[name]]
     pictures = {name: flags[name] for name in PICTURES}
     pictures["image_size"] = args.image_size and tuple(args.image_size)
+    arguments = {name: flags[name] for name in TRAINING}
+    arguments |= {"jit_compile": common["jit_compile"], "resumed": args.resumed}
+    fixed_batch = (args.resumed or {}).get("batch_size")
+    if "batch_size" in args.given:
+        fixed_batch = args.batch_size
     return Training(
         **common,
         dataset=args.dataset,
         pictures=pictures,
         val_fraction=args.val_fraction,
         network=Network.of(flags),
-        lam_recon=functools.partial(reconstruction_weight, args.lam_recon),
         balanced=args.class_weight == "balanced",
-        batch_size=functools.partial(
-            batch_size,
-            args.batch_size,
-            "batch_size" in args.given,
-            args.resumed,
-        ),
-        arguments={name: flags[name] for name in TRAINING},
+        fixed_batch=fixed_batch,
+        arguments=arguments,
         flags=flags,
         recipe=args.recipe_sets,
-        resumed=args.resumed,
         again=again,
     )
-
-
-def batch_size(flag, is_given, resumed, pictures, replicas):
-    """The size of a batch, and the larger one that it was lowered from.
-
-    What is given holds, and a resumed run keeps its own.
-    """
-    most = flag or DEFAULT_BATCH_SIZE * replicas
-    if resumed:
-        size = resumed.get("batch_size", most)
-        return size, size
-    if is_given:
-        return most, most
-    return choose_batch_size(most, pictures, replicas), most

@@ -1,1 +1,1 @@
-"""Wing."""
+"""What happens around a training: its defaults, its callbacks, its folder."""
