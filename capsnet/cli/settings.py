@@ -49,8 +49,8 @@ class Training(Task):
         val_fraction: Float, the part that is held out.
         network: A `Network`.
         balanced: Whether rare classes count more.
-        fixed_batch: The batch size that the user gave or a resumed run has,
-            else `None`.
+        keeps_batch: Whether the size of a batch is the user's or that of
+            a resumed run, and not lowered for a small set.
         arguments: Dictionary, further arguments of `capsulenet.train`.
         flags: Dictionary, all flags, for the record.
         recipe: Dictionary of what the recipe sets.
@@ -62,7 +62,7 @@ class Training(Task):
     val_fraction: float
     network: Network
     balanced: bool
-    fixed_batch: int | None
+    keeps_batch: bool
     arguments: dict
     flags: dict
     recipe: dict
@@ -75,9 +75,10 @@ class Training(Task):
             pictures: Number of training pictures.
             replicas: Number of devices.
         """
-        if self.fixed_batch:
-            return self.fixed_batch, self.fixed_batch
-        most = self.flags["batch_size"] or DEFAULT_BATCH_SIZE * replicas
+        own = (self.arguments["resumed"] or {}).get("batch_size")
+        most = own or self.flags["batch_size"] or DEFAULT_BATCH_SIZE * replicas
+        if self.keeps_batch:
+            return most, most
         return choose_batch_size(most, pictures, replicas), most
 
     def lam_recon(self, input_shape, n_class):
@@ -152,9 +153,6 @@ def read_training(args, flags, common):
     pictures["image_size"] = args.image_size and tuple(args.image_size)
     arguments = {name: flags[name] for name in TRAINING}
     arguments |= {"jit_compile": common["jit_compile"], "resumed": args.resumed}
-    fixed_batch = (args.resumed or {}).get("batch_size")
-    if "batch_size" in args.given:
-        fixed_batch = args.batch_size
     return Training(
         **common,
         dataset=args.dataset,
@@ -162,7 +160,7 @@ def read_training(args, flags, common):
         val_fraction=args.val_fraction,
         network=Network.of(flags),
         balanced=args.class_weight == "balanced",
-        fixed_batch=fixed_batch,
+        keeps_batch="batch_size" in args.given or args.resume,
         arguments=arguments,
         flags=flags,
         recipe=args.recipe_sets,
