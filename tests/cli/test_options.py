@@ -32,16 +32,6 @@ def takes_integers(action):
         return False
 
 
-def error_of(capsys, *argv, **kwargs):
-    """The one line with which a wrong command line ends, at status 2."""
-    with pytest.raises(SystemExit) as caught:
-        parse_args(list(argv), **kwargs)
-    printed, message = capsys.readouterr()
-    assert (caught.value.code, printed) == (2, "")
-    assert message.endswith("\n") and message.count("\n") == 1
-    return message
-
-
 def page(capsys, flag, multi_gpu):
     """What one of the helps prints, where no terminal tells its width."""
     with pytest.raises(SystemExit) as caught:
@@ -104,14 +94,14 @@ def test_whole_help_names_every_flag_with_its_default(capsys, multi_gpu):
 @pytest.mark.parametrize(
     "flag", [a.option_strings[-1] for a in ACTIONS if takes_integers(a)]
 )
-def test_integers_of_any_length_are_refused_in_one_line(capsys, flag):
+def test_integers_of_any_length_are_refused_in_one_line(error_of, flag):
     for value in ("9" * 400, "9" * 5000, "-" + "9" * 400, "1.5", "nan", ""):
         argv = [f"{flag}={value}"]
         if flag == "--image_size":
             argv = [flag, "17", value]
             if value.startswith("-"):
                 continue  # argparse takes it for a flag.
-        message = error_of(capsys, *argv, multi_gpu=True)
+        message = error_of(*argv, multi_gpu=True)
         assert flag in message and "expected an integer" in message
         assert len(message) < 200
 
@@ -132,8 +122,8 @@ def test_the_integer_flags_are_found():
         ("--qqqqqqqq", None),
     ),
 )
-def test_unknown_flag_suggests_a_known_one(capsys, wrong, meant):
-    message = error_of(capsys, *wrong.split())
+def test_unknown_flag_suggests_a_known_one(error_of, wrong, meant):
+    message = error_of(*wrong.split())
     assert wrong in message and "--help_all lists the flags" in message
     assert message.count("did you mean") == (meant is not None)
     assert meant is None or f"did you mean {meant}?" in message
