@@ -1,9 +1,14 @@
 """Words for the user: one error, and how things are counted and named."""
 
+import contextlib
 import io
+import json
 import os
 import shlex
 import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 class UserError(ValueError):
@@ -21,15 +26,26 @@ def fail(message, status):
 
 
 def backend():
-    """The name of Keras's backend, without importing it."""
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
+    """The name of the backend that Keras will choose, before its import."""
+    chosen = os.environ.get("KERAS_BACKEND")
+    if not chosen:
+        file = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            chosen = json.loads(file.expanduser().read_text()).get("backend")
+    return chosen or "tensorflow"
 
 
-def command(*words):
-    """A command line that can be pasted into a shell as it stands."""
+def command(script, *words):
+    """A command line that can be pasted into a shell as it stands.
+
+    Args:
+        script: Name of one of our scripts.
+        words: What follows it.
+    """
     chosen = backend()
     prefix = "" if chosen == "tensorflow" else f"KERAS_BACKEND={chosen} "
-    return prefix + shlex.join(["python", *map(str, words)])
+    path = os.path.relpath(SCRIPTS / script)
+    return prefix + shlex.join(["python", path, *map(str, words)])
 
 
 def reason_of(error):

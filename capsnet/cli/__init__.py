@@ -1,1 +1,5 @@
-"""The command line: flags, what excludes what, and their values."""
+"""From a command line to what is done, and told.
+
+`options` are the flags, `checks` what excludes what, `settings` the seam:
+below it nothing knows of `argparse`.
+"""

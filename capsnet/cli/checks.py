@@ -20,20 +20,22 @@ OTHER_FORMATS = (".onnx", ".tflite", ".h5", ".pb", ".pt")
 STRUCTURE = {*GEOMETRY, "model", "routings", "capsule_bias", "primary_scale"}
 STRUCTURE |= {"conv", "lam_recon"}
 # What has no effect on a network without capsules.
-OF_CAPSULES = (STRUCTURE | {"init"}) - {"model", "conv"}
+OF_CAPSULES = (STRUCTURE | {"init", "digit"}) - {"model", "conv"}
 # The flags that have an effect, for each task but training.
-PICTURES = {"dataset", "image_size", "grayscale", "test_fraction", "seed"}
-COMPUTING = {"routings", "conv", "dtype_policy", "jit_compile"}
+OF_TEST = {"testing", "weights", "save_dir", "skip_unreadable", "dataset"}
+OF_TEST |= {"image_size", "grayscale", "test_fraction", "seed", "routings"}
+OF_TEST |= {"conv", "dtype_policy", "jit_compile"}
 EFFECTIVE = {
-    "-t": {"weights", "save_dir", "skip_unreadable", *PICTURES, *COMPUTING},
-    "--predict": {"weights", "save_dir", "skip_unreadable"},
-    "--export": {"weights"},
+    "-t": OF_TEST,
+    "--digit": {"digit", *OF_TEST},
+    "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
+    "--export": {"export", "weights"},
 }
-TASKS = {"testing", "digit", "predict", "export"}
+BACKENDS = ("tensorflow", "jax", "torch")
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
 # What `parse_args` adds to the flags.
-NOT_FLAGS = ("given", "recipe_sets", "resumed", "task")
+NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
 OLDEST_PYTHON = (3, 11)
 
 
@@ -54,9 +56,8 @@ def start(description, multi_gpu=False):
     # Hides TensorFlow's notes in the middle of a training; its errors, and
     # what it says when it is imported, are shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    args = parse_args(description=description, multi_gpu=multi_gpu)
     outlive_reader()
-    return args
+    return parse_args(description=description, multi_gpu=multi_gpu)
 
 
 def started():
@@ -83,127 +84,147 @@ def parse_args(argv=None, description="", multi_gpu=False):
         SystemExit: With status 2 and one line for wrong flags.
     """
     parser = build_parser(description, multi_gpu)
-    defaults, given = parser.parse(argv)
+    try:
+        return checked(*parser.parse(argv))
+    except UserError as error:
+        parser.error(str(error))
+
+
+def checked(defaults, given):
+    """The namespace that `parse_args` returns.
+
+    Args:
+        defaults: Dictionary, the values of all flags.
+        given: Dictionary, what the user gave.
+
+    Raises:
+        UserError: If it cannot be done.
+    """
     recipe = RECIPES[given.get("recipe", "classic")]
     args = argparse.Namespace(**{**defaults, **recipe, **given})
-    args.given, args.resumed = set(given), None
-    args.task = task_of(parser, args)
+    args.given, args.resumed, args.task = set(given), None, task_of(args)
+    idle = idle_flags(args)
+    for name in sorted(args.given & idle.keys()):
+        raise UserError(f"--{name} {idle[name]}: leave it out")
     args.recipe_sets = {
-        flag: value
-        for flag, value in recipe.items()
-        if flag not in given
-        and not (args.model == "baseline" and flag in OF_CAPSULES)
+        name: value
+        for name, value in recipe.items()
+        if name not in given and name not in idle
     }
-    check_effect(parser, args)
-    check_backend(parser)
+    check_backend()
     if args.task is None:
-        check_training(parser, args)
+        check_training(args)
     else:
-        check_weights(parser, args, args.task)
+        check_weights(args, args.task)
     if args.export is not None:
-        check_export(parser, args)
+        check_export(args)
     for path in args.predict or ():
         if not os.path.exists(path):
-            parser.error(
+            raise UserError(
                 "--predict expects pictures or folders of pictures, got "
                 f"{path!r}, which is not there"
             )
     if os.path.exists(args.save_dir) and not os.path.isdir(args.save_dir):
-        parser.error(f"--save_dir expects a folder, got {args.save_dir!r}")
+        raise UserError(f"--save_dir expects a folder, got {args.save_dir!r}")
     return args
 
 
-def task_of(parser, args):
+def task_of(args):
     """What is to be done: a key of `EFFECTIVE`, or `None` for training."""
     asked = {
-        "-t": args.testing or args.digit is not None,
+        "-t": args.testing and args.digit is None,
+        "--digit": args.digit is not None,
         "--predict": args.predict is not None,
         "--export": args.export is not None,
     }
-    tasks = [flag for flag, is_asked in asked.items() if is_asked]
+    tasks = [task for task, is_asked in asked.items() if is_asked]
     if len(tasks) > 1:
-        parser.error(f"{' and '.join(tasks)} exclude each other: choose one")
+        raise UserError(f"{' and '.join(tasks)} exclude each other: choose one")
     return tasks[0] if tasks else None
 
 
-def check_effect(parser, args):
-    """Refuses a flag that would have no effect, by its name."""
-    if args.model == "baseline":
-        for name in sorted(args.given & {*OF_CAPSULES, "digit"}):
-            parser.error(f"--{name} is for capsules: --model baseline has none")
-    task = args.task
-    if task is None:
-        return
-    effective = EFFECTIVE[task] | TASKS
-    whole = all(path.endswith(".keras") for path in args.weights or ())
-    if task == "-t" and not whole:
-        effective |= STRUCTURE
-    for name in sorted(args.given - effective):
-        why = "has no effect"
-        if name in STRUCTURE and task == "-t":
+def idle_flags(args):
+    """The flags without effect: a dictionary of the reasons."""
+    idle, task = {}, args.task
+    if task is not None:
+        effective = EFFECTIVE[task]
+        whole = all(path.endswith(".keras") for path in args.weights or ())
+        if "testing" in effective and not whole:
+            effective = effective | STRUCTURE
+        if task == "-t" and args.dataset not in (None, "digits"):
+            effective = effective - {"seed"}  # There is nothing to draw.
+        others = vars(args).keys() - effective
+        idle |= dict.fromkeys(others, f"has no effect with {task}")
+        if "testing" in effective:
             why = "has no effect on a .keras file, which holds its network"
-        parser.error(f"--{name} {why} with {task}: leave it out")
+            idle |= dict.fromkeys(STRUCTURE - effective, why)
+    elif args.weights is not None:
+        idle["init"] = "has no effect with -w, which brings all weights"
+    if args.model == "baseline":
+        why = "is for capsules, and --model baseline has none"
+        idle |= dict.fromkeys(OF_CAPSULES, why)
+    return idle
 
 
-def check_backend(parser):
-    """Ends with status 2 where the chosen backend is not installed."""
+def check_backend():
+    """Raises `UserError` where Keras could not be imported."""
     name = backend()
-    known = name in ("tensorflow", "jax", "torch")
-    if known and importlib.util.find_spec(name) is None:
-        parser.error(
-            f"KERAS_BACKEND is {name}, which needs the package {name}: pip "
-            f"install {name}"
-        )
+    if name not in BACKENDS:
+        expected = ", ".join(BACKENDS)
+        raise UserError(f"KERAS_BACKEND expects {expected}, got {name!r}")
+    check_package(name, f"KERAS_BACKEND={name}")
 
 
-def check_training(parser, args):
-    """Ends with status 2 where a training cannot begin, or go on."""
-    if args.resume and "weights" in args.given:
-        parser.error("--resume starts from its checkpoint: leave -w out")
-    if len(args.weights or ()) > 1:
-        parser.error("-w takes one file to start from; several need -t")
+def check_package(name, user):
+    """Raises `UserError` unless a package is installed."""
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"{user} needs the package {name}: pip install {name}")
+
+
+def check_training(args):
+    """Raises `UserError` where a training cannot begin, or go on."""
+    if args.resume and args.weights is not None:
+        raise UserError("--resume starts from its checkpoint: leave -w out")
     if args.weights is not None:
-        check_weights(parser, args, "-w")
-    if args.debug and importlib.util.find_spec("tensorboard") is None:
-        parser.error(
-            "--debug needs the package tensorboard: pip install tensorboard"
-        )
+        check_weights(args, "-w")
+        if len(args.weights) > 1:
+            raise UserError("-w takes one file to start from; several need -t")
+    if args.debug:
+        check_package("tensorboard", "--debug")
     if args.resume:
-        restore_flags(parser, args)
+        restore_flags(args)
     if args.dataset is None:
         args.dataset = "mnist"
 
 
-def check_weights(parser, args, task):
-    """Ends with status 2 unless -w names files that the task can use."""
+def check_weights(args, task):
+    """Raises `UserError` unless -w names files that the task can use."""
     if args.weights is None:
-        parser.error(
-            f"{task if args.digit is None else '--digit'} needs a model: -w "
-            f"FILE, for instance -w {MODEL_EXAMPLE}"
+        raise UserError(
+            f"{task} needs a model: -w FILE, for instance -w {MODEL_EXAMPLE}"
         )
-    suffixes = (".keras", ".h5") if task in ("-t", "-w") else (".keras",)
+    suffixes, expected = (".keras", ".h5"), "a .keras or .h5 file"
+    if task in ("--predict", "--export"):
+        suffixes, expected = (".keras",), "a whole model, a .keras file,"
     for path in args.weights:
-        if os.path.isfile(path) and path.endswith(suffixes):
-            continue
-        expected = f"a {' or '.join(suffixes)} file"
-        if task not in ("-t", "-w"):
-            expected = "a whole model, a .keras file,"
-        reason = "not there" if not os.path.exists(path) else "something else"
-        parser.error(
-            f"{task} expects {expected} after -w, got {path!r}, which is "
-            f"{reason}; training writes trained_model.keras"
-        )
+        if not (os.path.isfile(path) and path.endswith(suffixes)):
+            is_there = os.path.exists(path)
+            raise UserError(
+                f"{task} expects {expected} after -w, got {path!r}, which is "
+                f"{'something else' if is_there else 'not there'}; training "
+                "writes trained_model.keras"
+            )
 
 
-def check_export(parser, args):
-    """Ends with status 2 where an export would overwrite something."""
+def check_export(args):
+    """Raises `UserError` where an export would overwrite something."""
     target = args.export
     if len(args.weights) > 1:
-        parser.error("--export takes one model; name one file after -w")
+        raise UserError("--export takes one model; name one file after -w")
     if not target:
-        parser.error("--export expects the name of a folder or file, got ''")
-    if os.path.splitext(target)[1] in OTHER_FORMATS:
-        parser.error(
+        raise UserError("--export expects the name of a folder or file, got ''")
+    if target.endswith(OTHER_FORMATS):
+        raise UserError(
             f"--export expects a folder or a .keras file, got {target!r}, a "
             "format that it does not write; the README names a way to ONNX"
         )
@@ -211,55 +232,48 @@ def check_export(parser, args):
     to_file = target.endswith(".keras")
     if os.path.lexists(target) and (to_file or not empty):
         kind = "new file" if to_file else "new or empty folder"
-        parser.error(
+        raise UserError(
             f"--export expects a {kind}, got {target!r}, which is there; name "
             "another, or remove it"
         )
 
 
-def restore_flags(parser, args):
+def restore_flags(args):
     """Takes the flags of the run in `save_dir`, refusing others."""
-    try:
-        state = read_state(args.save_dir)
-    except UserError as error:
-        parser.error(f"--resume: {error}")
-    recorded = state["flags"]
-    started_with = state.get("environment", {}).get("backend", backend())
-    if started_with != backend():
-        parser.error(
-            f"--resume: the run was started with KERAS_BACKEND={started_with}, "
-            f"got {backend()}; put KERAS_BACKEND={started_with} before the "
-            "command"
+    args.resumed = read_state(args.save_dir)
+    recorded = args.resumed["flags"]
+    ours = backend()
+    theirs = args.resumed.get("environment", {}).get("backend", ours)
+    if theirs != ours:
+        raise UserError(
+            f"--resume: the run was started with KERAS_BACKEND={theirs}, got "
+            f"{ours}; put KERAS_BACKEND={theirs} before the command"
         )
-    for name, value in recorded.items():
-        if name in FREE_ON_RESUME or not hasattr(args, name):
-            continue
+    epochs = args.epochs if "epochs" in args.given else recorded["epochs"]
+    if epochs < recorded["epochs"]:
+        raise UserError(
+            f"--resume: the run was started with --epochs "
+            f"{recorded['epochs']}, got {epochs}; it can only grow"
+        )
+    args.epochs = epochs
+    for name in sorted(recorded.keys() & vars(args).keys() - FREE_ON_RESUME):
+        value = recorded[name]
         if name in args.given and recorded_value(args, name) != value:
-            was = f"without --{name}"
-            if value is not None:
-                was = f"with --{name} {value}"
-            parser.error(
+            unset = value is None or value is False
+            was = f"without --{name}" if unset else f"with --{name} {value}"
+            raise UserError(
                 f"--resume: the run was started {was}, got "
                 f"{getattr(args, name)}; leave the flag out, or start a new "
                 "run in another --save_dir"
             )
         setattr(args, name, value)
-    if "epochs" not in args.given:
-        args.epochs = recorded["epochs"]
-    if args.epochs < recorded["epochs"]:
-        parser.error(
-            f"--resume: the run was started with --epochs "
-            f"{recorded['epochs']}, got {args.epochs}; it can only grow"
-        )
-    args.resumed = state
 
 
 def flags_of(args):
     """The flags of a run as plain values, for its record."""
     return {
         name: recorded_value(args, name)
-        for name in sorted(vars(args))
-        if name not in NOT_FLAGS
+        for name in sorted(vars(args).keys() - NOT_FLAGS)
     }
 
 

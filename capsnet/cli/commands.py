@@ -12,41 +12,15 @@ from collections.abc import Callable
 
 import keras
 
-from capsnet.cli import checks, settings
-from capsnet.cli.telling import (
-    interrupted,
-    tell_compilation,
-    tell_network,
-    tell_run,
-)
+from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights
 from capsnet.data.folders import find_pictures
 from capsnet.data.sources import hold_out, load
-from capsnet.devices import (
-    environment,
-    make_deterministic,
-)
-from capsnet.evaluation.figures import worst_classes
-from capsnet.evaluation.loading import (
-    class_number,
-    load_for_testing,
-    trained_elsewhere,
-)
-from capsnet.evaluation.prediction import (
-    format_table,
-    predict_files,
-    write_predictions,
-)
-from capsnet.files import MODEL, locked
-from capsnet.messages import (
-    UserError,
-    command,
-    counted,
-    fail,
-)
+from capsnet.devices import environment, make_deterministic
+from capsnet.evaluation import loading, prediction
+from capsnet.files import locked
+from capsnet.messages import UserError, command, fail
 from capsnet.models.saving import export, load_models, load_weights, save_half
-
-SCRIPT = "capsulenet.py"
 
 
 class Script(typing.NamedTuple):
@@ -89,15 +63,16 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
             else:
                 run_export(task)
     except UserError as error:
-        return fail(str(error), 2)
+        return fail(error, 2)
     except OSError as error:
-        return fail(f"{error.strerror or error}: {error.filename or ''}", 2)
+        file = f": {error.filename}" if error.filename else ""
+        return fail(f"{error.strerror or error}{file}", 2)
     except FloatingPointError as error:
-        return fail(str(error), 1)
+        return fail(error, 1)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             print()  # The progress bar's line has no end yet.
-        return fail(interrupted(task), 130)
+        return fail(telling.interrupted(task), 130)
     return 0
 
 
@@ -106,43 +81,21 @@ def run_training(task, script, scope, replicas):
     data = load(task.dataset, seed=task.seed, **task.pictures)
     for note in data.notes:
         print(note)
-    validation = None
+    validation = class_weight = None
     if task.val_fraction:
         data, *validation = hold_out(data, task.val_fraction, task.seed)
-    for flag, value in task.recipe.items():
-        print(f"Recipe {task.flags['recipe']} sets --{flag} {value}")
-    n_class, pictures = len(data.class_names), len(data.x_train)
-    input_shape = data.x_train.shape[1:]
-    batch_size, lowered_from = task.batch_size(pictures, replicas)
-    if batch_size < lowered_from:
-        print(
-            f"Batches of {batch_size}, not {lowered_from}, for "
-            f"{counted(pictures, 'training picture')}: "
-            f"{counted(-(-pictures // batch_size), 'step')} an epoch "
-            "(--batch_size takes another number)"
-        )
-    with scope():
-        models = script.build(task.network, input_shape, n_class)
-    tell_network(models[0], data, batch_size, replicas)
-    tell_compilation(task)
-    if task.weights:
-        load_weights(models[1], *task.weights)
-    class_weight = None
+    n_class = len(data.class_names)
     if task.balanced:
         class_weight = balanced_weights(data.y_train, n_class)
-        weights = map("{} {:.3g}".format, data.class_names, class_weight)
-        print(f"Class weights: {', '.join(weights)}")
-    record = {
-        "flags": task.flags,
-        "class_names": data.class_names,
-        "input_shape": list(input_shape),
-        "input_range": [0.0, 1.0],
-        "batch_size": batch_size,
-        "lam_recon": task.lam_recon(input_shape, n_class),
-        "parameters": models[0].count_params(),
-        "environment": environment(),
-    }
-    tell_run(task, data, record)
+    batch_size = telling.tell_choices(task, data, class_weight, replicas)
+    with scope():
+        models = script.build(task.network, data.x_train.shape[1:], n_class)
+    telling.tell_network(models[0], data, batch_size, replicas)
+    telling.tell_compilation(task)
+    if task.weights:
+        load_weights(models[1], *task.weights)
+    record = record_of(task, data, batch_size, models[0])
+    telling.tell_run(task, data, record)
     with scope():
         _, record = script.train(
             models,
@@ -152,24 +105,32 @@ def run_training(task, script, scope, replicas):
             lam_recon=record["lam_recon"],
             validation=validation,
             replicas=replicas,
-            jit_compile=task.jit_compile,
             class_weight=class_weight,
-            resumed=task.resumed,
             record=record,
             verbose=1 if sys.stdout.isatty() else 2,
             **task.arguments,
         )
-    print(f"Test error: {record['test_error']:.2f} % (epoch {record['epoch']})")
-    print(f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json")
-    words = ["-t", "-w", os.path.join(task.save_dir, MODEL)]
-    if task.save_dir != "result":
-        words += ["--save_dir", task.save_dir]
-    print(f"Test it: {command(SCRIPT, *words)}")
+    telling.tell_result(task, record)
+
+
+def record_of(task, data, batch_size, train_model):
+    """What `run.json` and the model file will say of a training."""
+    shape, n_class = data.x_train.shape[1:], len(data.class_names)
+    return {
+        "flags": task.flags,
+        "class_names": data.class_names,
+        "input_shape": list(shape),
+        "input_range": [0.0, 1.0],
+        "batch_size": batch_size,
+        "lam_recon": task.lam_recon(shape, n_class),
+        "parameters": train_model.count_params(),
+        "environment": environment(),
+    }
 
 
 def run_testing(task, script):
     """Tests models, draws a class where it is asked for, and tells of both."""
-    models, data, records = load_for_testing(
+    models, data, records = loading.load_for_testing(
         task.weights, task.asked, script.build
     )
     manipulate_model = models[0][2]
@@ -179,31 +140,16 @@ def run_testing(task, script):
                 "--digit needs a model with a decoder, and this one has none: "
                 "it is a baseline, or was trained with --lam_recon 0"
             )
-        drawn = class_number(task.digit, data)
+        drawn = loading.class_number(task.digit, data)
     figures = script.test(
         [model[1] for model in models], data, task.save_dir, task.weights
     )
     print(f"Tested on {data.name}: {', '.join(task.weights)}")
-    for line in trained_elsewhere(records, data):
+    for line in loading.trained_elsewhere(records, data):
         print(line)
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
-    print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
-    print(
-        f"Test error: {figures['test_error']:.2f} % "
-        f"({figures['mistakes']} of {figures['pictures']})"
-    )
-    written = ["test.json", "confusion.png"]
-    if figures["mistakes"]:
-        print(worst_classes(figures["classes"]))
-        written.append("mistakes.png")
-    else:
-        print("No mistakes, so no mistakes.png")
-    if manipulate_model is None:
-        print("No reconstructions: the model has no decoder")
-    else:
-        written.append("real_and_recon.png")
-    print(f"Written to {task.save_dir}: {', '.join(written)}")
+    telling.tell_figures(figures, task.save_dir, manipulate_model is not None)
     if task.digit is not None:
         path = script.manipulate(
             manipulate_model, data, drawn, task.save_dir, task.seed
@@ -215,16 +161,16 @@ def run_prediction(task):
     """Prints what the models take pictures for; writes only if asked to."""
     models, class_names, _ = load_models(task.weights)
     files = find_pictures(task.paths)
-    rows, images, notes = predict_files(
+    rows, images, notes = prediction.predict_files(
         models, files, class_names, task.skip_unreadable
     )
-    print(format_table(rows), flush=True)
+    print(prediction.format_table(rows), flush=True)
     for note in notes:
         print(note)
     if len(models) > 1:
         print(f"{len(models)} models, mean of their capsules' lengths")
     if task.save_dir:
-        write_predictions(models[0], rows, images, task.save_dir)
+        prediction.write_predictions(models[0], rows, images, task.save_dir)
         print(f"Written to {task.save_dir}: predictions.csv, predictions.png")
 
 
@@ -236,7 +182,7 @@ def run_export(task):
         save_half(model, target, record)
         size = os.path.getsize(target) / 1e6
         print(f"Written: {target}, {size:.1f} MB, weights in 16 bits")
-        print(f"Test it: {command(SCRIPT, '-t', '-w', target)}")
+        print(f"Test it: {command(telling.SCRIPT, '-t', '-w', target)}")
         return
     export(model, record, target)
     print(f"Written: {target}, a SavedModel with the endpoint serve")

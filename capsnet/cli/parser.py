@@ -32,7 +32,7 @@ class Screen(argparse.Action):
         named = {action.dest: action for action in parser._actions}
         for title, (example, flags) in parser.screen.items():
             page.start_section(title)
-            page.add_text(f"python {parser.prog} {example}")
+            page.add_text(f"python {example}")
             page.add_arguments([named[name] for name in flags.split()])
             page.end_section()
         page.add_text("All flags: --help_all")
@@ -58,7 +58,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         unknown = re.match(r"unrecognized arguments: (--\w[\w-]*)", message)
-        hint = "-h lists the flags"
+        lists = "-h" if self.screen is None else "--help_all"
+        hint = f"{lists} lists the flags"
         if unknown:
             flags = list(self._option_string_actions)
             for flag in difflib.get_close_matches(unknown[1], flags, n=1):
@@ -100,20 +101,3 @@ def number(convert, low, high, low_included=True):
         return value
 
     return converter
-
-
-positive_int = number(int, 1, LARGEST_INTEGER)
-positive_float = number(float, 0, math.inf, low_included=False)
-non_negative_float = number(float, 0, math.inf)
-
-
-def adder(group):
-    """`group.add_argument` for `(*names, default, help, **more)`."""
-
-    def add(*names_default_help, **more):
-        *names, default, text = names_default_help
-        if default is False:
-            more["action"] = "store_true"
-        group.add_argument(*names, default=default, help=text, **more)
-
-    return add

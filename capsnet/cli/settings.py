@@ -6,17 +6,12 @@ flags' words.
 """
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
 
-from capsnet.cli.checks import TASKS, flags_of
+from capsnet.cli.checks import flags_of
 from capsnet.data.batches import choose_batch_size
-from capsnet.models.networks import Network
+from capsnet.models.networks import Network, reconstruction_weight
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
-# Weight of the sum of squared errors against Eq. 4 (section 4.1).
-RECONSTRUCTION = 0.0005
 JIT = {"auto": "auto", "on": True, "off": False}
 # Arguments of `sources.load`, and of `capsulenet.train`, named as the flags.
 PICTURES = ("image_size", "grayscale", "test_fraction", "skip_unreadable")
@@ -53,15 +48,12 @@ class Training(Task):
         dataset: Name or path for `sources.load`, `pictures` its arguments.
         val_fraction: Float, the part that is held out.
         network: A `Network`.
-        lam_recon: Function of the pictures' shape and the number of classes:
-            the weight of the mean squared error of the reconstruction.
         balanced: Whether rare classes count more.
-        batch_size: Function of the numbers of training pictures and devices:
-            the size of a batch, and the larger one that it was lowered from.
+        keeps_batch: Whether the size of a batch is the user's or that of
+            a resumed run, and not lowered for a small set.
         arguments: Dictionary, further arguments of `capsulenet.train`.
         flags: Dictionary, all flags, for the record.
         recipe: Dictionary of what the recipe sets.
-        resumed: State of the checkpoint to go on from, or `None`.
         again: The flags that go on with the run.
     """
 
@@ -69,14 +61,31 @@ class Training(Task):
     pictures: dict
     val_fraction: float
     network: Network
-    lam_recon: Callable
     balanced: bool
-    batch_size: Callable
+    keeps_batch: bool
     arguments: dict
     flags: dict
     recipe: dict
-    resumed: dict | None
     again: list
+
+    def batch_size(self, pictures, replicas):
+        """The size of a batch, and the larger one that it was lowered from.
+
+        Args:
+            pictures: Number of training pictures.
+            replicas: Number of devices.
+        """
+        own = (self.arguments["resumed"] or {}).get("batch_size")
+        most = own or self.flags["batch_size"] or DEFAULT_BATCH_SIZE * replicas
+        if self.keeps_batch:
+            return most, most
+        return choose_batch_size(most, pictures, replicas), most
+
+    def lam_recon(self, input_shape, n_class):
+        """The weight of the mean squared error of the reconstruction."""
+        return reconstruction_weight(
+            self.flags["lam_recon"], input_shape, n_class
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +127,11 @@ def read(args):
         "jit_compile": JIT[args.jit_compile],
     }
     flags = flags_of(args)
-    if args.task == "-t":
-        asked = {name: flags[name] for name in args.given - TASKS}
-        asked |= {"jit_compile": common["jit_compile"]}
+    if args.task in ("-t", "--digit"):
+        named = args.given - {"testing", "digit", "weights", "save_dir"}
+        asked = {name: flags[name] for name in named}
+        if "jit_compile" in asked:
+            asked["jit_compile"] = common["jit_compile"]
         return Testing(**common, digit=args.digit, asked=asked)
     if args.task is None:
         return read_training(args, flags, common)
@@ -140,51 +151,18 @@ def read_training(args, flags, common):
         again += [f"--{name}", flags[name]]
     pictures = {name: flags[name] for name in PICTURES}
     pictures["image_size"] = args.image_size and tuple(args.image_size)
+    arguments = {name: flags[name] for name in TRAINING}
+    arguments |= {"jit_compile": common["jit_compile"], "resumed": args.resumed}
     return Training(
         **common,
         dataset=args.dataset,
         pictures=pictures,
         val_fraction=args.val_fraction,
         network=Network.of(flags),
-        lam_recon=functools.partial(reconstruction_weight, args.lam_recon),
         balanced=args.class_weight == "balanced",
-        batch_size=functools.partial(
-            batch_size,
-            args.batch_size,
-            "batch_size" in args.given,
-            args.resumed,
-        ),
-        arguments={name: flags[name] for name in TRAINING},
+        keeps_batch="batch_size" in args.given or args.resume,
+        arguments=arguments,
         flags=flags,
         recipe=args.recipe_sets,
-        resumed=args.resumed,
         again=again,
     )
-
-
-def batch_size(flag, is_given, resumed, pictures, replicas):
-    """The size of a batch, and the larger one that it was lowered from.
-
-    What is given holds, and a resumed run keeps its own.
-    """
-    most = flag or DEFAULT_BATCH_SIZE * replicas
-    if resumed:
-        size = resumed.get("batch_size", most)
-        return size, size
-    if is_given:
-        return most, most
-    return choose_batch_size(most, pictures, replicas), most
-
-
-def reconstruction_weight(lam_recon, input_shape, n_class):
-    """The weight of the mean squared error, from `--lam_recon`.
-
-    The paper adds 0.0005 x the *sum* of squared errors to Eq. 4. The
-    authors' code also halves Eq. 4 and averages it over the classes, so that
-    against Eq. 4 it weighs 2 x n_class times more.
-    """
-    if lam_recon == "classic":
-        return RECONSTRUCTION * math.prod(input_shape)
-    if lam_recon == "authors":
-        return RECONSTRUCTION * math.prod(input_shape) * 2 * n_class
-    return lam_recon

@@ -1,14 +1,37 @@
-"""What a training tells the user before it begins, and when it is stopped."""
+"""What a training or a test tells the user."""
 
+import contextlib
 import os
 import sys
 
 from capsnet.cli.settings import Training
 from capsnet.devices import machine_memory, runs_on_cpu
-from capsnet.files import STATE, read_state
+from capsnet.evaluation.figures import worst_classes
+from capsnet.files import MODEL, read_state
 from capsnet.messages import UserError, command, counted, cross, gigabytes
 from capsnet.models.geometry import describe, training_memory
 from capsnet.models.inference import PREDICT_BATCH
+
+SCRIPT = "capsulenet.py"
+
+
+def tell_choices(task, data, class_weight, replicas):
+    """Prints what was chosen for the user; returns the size of a batch."""
+    for flag, value in task.recipe.items():
+        print(f"Recipe {task.flags['recipe']} sets --{flag} {value}")
+    pictures = len(data.x_train)
+    batch_size, lowered_from = task.batch_size(pictures, replicas)
+    if batch_size < lowered_from:
+        print(
+            f"Batches of {batch_size}, not {lowered_from}, for "
+            f"{counted(pictures, 'training picture')}: "
+            f"{counted(-(-pictures // batch_size), 'step')} an epoch "
+            "(--batch_size takes another number)"
+        )
+    if class_weight is not None:
+        weights = map("{} {:.3g}".format, data.class_names, class_weight)
+        print(f"Class weights: {', '.join(weights)}")
+    return batch_size
 
 
 def tell_network(train_model, data, batch_size, replicas):
@@ -43,7 +66,7 @@ def tell_compilation(task):
 
 def tell_run(task, data, record):
     """Prints what is trained, how far the rate falls, and what is replaced."""
-    epochs, resumed = task.arguments["epochs"], task.resumed
+    epochs, resumed = task.arguments["epochs"], task.arguments["resumed"]
     if resumed and resumed["epochs_done"] >= epochs:
         print(
             f"The run is finished: {resumed['epochs_done']} of "
@@ -90,11 +113,45 @@ def tell_replaced(save_dir):
         )
 
 
+def tell_result(task, record):
+    """Prints what came of a training, and how to test it."""
+    print(f"Test error: {record['test_error']:.2f} % (epoch {record['epoch']})")
+    print(f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json")
+    words = ["-t", "-w", os.path.join(task.save_dir, MODEL)]
+    if task.save_dir != "result":
+        words += ["--save_dir", task.save_dir]
+    print(f"Test it: {command(SCRIPT, *words)}")
+
+
+def tell_figures(figures, save_dir, decoder):
+    """Prints what came of a test, of a model with or without a decoder."""
+    print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
+    print(
+        f"Test error: {figures['test_error']:.2f} % "
+        f"({figures['mistakes']} of {figures['pictures']})"
+    )
+    written = ["test.json", "confusion.png"]
+    if figures["mistakes"]:
+        print(worst_classes(figures["classes"]))
+        written.append("mistakes.png")
+    else:
+        print("No mistakes, so no mistakes.png")
+    if decoder:
+        written.append("real_and_recon.png")
+    else:
+        print("No reconstructions: the model has no decoder")
+    print(f"Written to {save_dir}: {', '.join(written)}")
+
+
 def interrupted(task):
     """What to say after Ctrl-C."""
     if not isinstance(task, Training):
         return "interrupted"
-    if not os.path.exists(os.path.join(task.save_dir, STATE)):
+    is_saved = task.arguments["resumed"] is not None
+    with contextlib.suppress(UserError):
+        # The folder may still hold another run's checkpoint.
+        is_saved |= read_state(task.save_dir)["flags"] == task.flags
+    if not is_saved:
         return "interrupted before the first epoch's end; nothing is saved yet"
     go_on = command(os.path.basename(sys.argv[0]), *task.again)
     return f"interrupted; the finished epochs are saved. Go on: {go_on}"

@@ -1,0 +1,278 @@
+"""Tests of what a command line may say. None of them imports Keras."""
+
+import ast
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capsnet.cli.checks import flags_of, parse_args
+from capsnet.cli.options import build_parser
+from capsnet.files import state_sha256
+from capsnet.training.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
+BEFORE_THE_CHECK = """
+capsulenet.py capsulenet-multi-gpu.py capsnet/__init__.py capsnet/files.py
+capsnet/messages.py capsnet/cli/__init__.py capsnet/cli/checks.py
+capsnet/cli/options.py capsnet/cli/parser.py capsnet/training/recipes.py
+"""
+TASKS = {
+    "-t": "-t -w m.keras",
+    "--digit": "--digit 1 -w m.keras",
+    "--predict": "--predict a.png -w m.keras",
+    "--export": "--export new -w m.keras",
+}
+# Which flags do something, with a whole model after -w.
+PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
+TEST = PICTURES | {"routings", "conv", "dtype_policy", "jit_compile"}
+TEST |= {"testing", "weights", "save_dir", "skip_unreadable", "seed"}
+EFFECTIVE = {
+    "-t": TEST | {"digit"},
+    "--digit": TEST | {"digit"},
+    "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
+    "--export": {"export", "weights"},
+}
+GEOMETRY = {"conv_kernel", "conv_strides", "primary_kernel", "primary_strides"}
+CAPSULES = GEOMETRY | {"capsule_bias", "primary_scale", "lam_recon", "routings"}
+VALUES = {
+    **{"weights": ["m.keras"], "predict": ["a.png"], "image_size": ["9", "9"]},
+    **{"digit": ["1"], "export": ["new"], "dataset": ["digits"]},
+}
+
+
+def words_of(action):
+    """A flag with a value that it accepts."""
+    if action.nargs == 0:
+        return [action.option_strings[-1]]
+    value = VALUES.get(action.dest, [(action.choices or ["0.5"])[0]])
+    if value == ["0.5"] and action.type and action.type is not str:
+        try:
+            action.type("0.5")
+        except Exception:  # An integer.
+            value = ["3"]
+    return [action.option_strings[-1], *value]
+
+
+@pytest.fixture
+def started(here):
+    """Writes the checkpoint of a run with flags; returns its folder."""
+
+    def write(*argv, **changes):
+        flags = {**flags_of(parse_args(list(argv))), **changes}
+        weights = here / "run" / "checkpoint" / "epoch-0002.weights.h5"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"")
+        empty = "e3b0c44298fc1c149afbf4c8996fb924"
+        state = {
+            "epochs_done": 2,
+            "flags": flags,
+            "file": weights.name,
+            "sha256": empty + "27ae41e4649b934ca495991b7852b855",
+            "environment": {"backend": "tensorflow"},
+        }
+        state["state_sha256"] = state_sha256(state)
+        (weights.parent / "state.json").write_text(json.dumps(state))
+        return ["--resume", "--save_dir", str(here / "run")]
+
+    return write
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_flag_has_an_effect_or_is_refused_by_its_name(
+    here, error_of, task
+):
+    for action in build_parser(multi_gpu=True)._actions:
+        name = action.dest
+        if name.startswith("help"):
+            continue
+        argv = [*TASKS[task].split(), *words_of(action)]
+        if name in EFFECTIVE[task]:
+            args = parse_args(argv, multi_gpu=True)
+            assert name in args.given
+            continue
+        message = error_of(*argv, multi_gpu=True)
+        if name in ("testing", "digit", "predict", "export"):
+            assert f"--{name}".replace("--testing", "-t") in message
+            assert task in message and "exclude each other" in message
+        else:
+            assert f"--{name} has no effect " in message
+            assert task in message or ".keras file" in message
+            assert "leave it out" in message
+
+
+def test_weights_without_a_network_take_the_flags_that_describe_it(
+    here, error_of
+):
+    for action in build_parser()._actions:
+        if action.dest in CAPSULES | {"model"}:
+            argv = ["-t", "-w", "m.keras", "w.h5", *words_of(action)]
+            assert action.dest in parse_args(argv).given
+    for argv in (["--init", "glorot"], ["--recipe", "paper"]):
+        assert argv[0] in error_of("-t", "-w", "w.h5", *argv)
+
+
+def test_seed_without_anything_to_draw_is_refused(here, error_of):
+    argv = "-t -w m.keras --seed 3 --dataset".split()
+    assert parse_args([*argv, "digits"]).seed == 3
+    assert "--seed has no effect with -t" in error_of(*argv, "mnist")
+    assert parse_args([*argv, "mnist", "--digit", "1"]).seed == 3
+
+
+def test_flags_of_capsules_are_refused_for_the_baseline(here, error_of):
+    for action in build_parser()._actions:
+        if action.dest in CAPSULES | {"init"}:
+            message = error_of("--model", "baseline", *words_of(action))
+            assert f"--{action.dest} is for capsules" in message
+    message = error_of(*"--model baseline --digit 1 -w w.h5".split())
+    assert "--digit is for capsules" in message
+
+
+def test_given_weights_leave_nothing_to_initialize(here, error_of):
+    message = error_of("-w", "m.keras", "--init", "authors")
+    assert "--init has no effect with -w" in message
+    sets = parse_args("-w m.keras --recipe paper".split()).recipe_sets
+    assert "init" not in sets and sets["batch_size"] == 128
+
+
+def test_short_flags_are_the_classic_ones(here):
+    args = parse_args("-r 1 -w m.keras -t".split())
+    assert (args.routings, args.testing) == (1, True)
+    assert (args.weights, args.dataset) == (["m.keras"], None)
+
+
+def test_recipe_paper_sets_what_the_authors_code_does():
+    paper, classic = parse_args(["--recipe", "paper"]), parse_args([])
+    names = vars(classic).keys() - {"given", "recipe", "recipe_sets"}
+    changed = {
+        name: getattr(paper, name)
+        for name in names
+        if getattr(paper, name) != getattr(classic, name)
+    }
+    assert (
+        changed
+        == paper.recipe_sets
+        == {
+            **{"batch_size": 128, "lr_decay": 0.96, "lr_decay_steps": 2000},
+            **{"lam_recon": "authors", "init": "authors"},
+            **{"capsule_bias": 0.1, "primary_scale": 0.03125},
+        }
+    )
+    assert classic.recipe_sets == {}
+    # Where there are no capsules, the rest is all that it sets.
+    baseline = parse_args("--recipe paper --model baseline".split())
+    assert baseline.recipe_sets.keys() == {
+        *("batch_size", "lr_decay", "lr_decay_steps")
+    }
+
+
+def test_given_flag_overrides_the_recipe():
+    for argv in (
+        "--recipe paper --batch_size 100",
+        "--batch_size 100 --recipe paper",
+    ):
+        args = parse_args(argv.split())
+        assert (args.batch_size, args.lr_decay) == (100, 0.96)
+        expected = RECIPES["paper"].keys() - {"batch_size"}
+        assert args.recipe_sets.keys() == expected
+        assert args.given == {"recipe", "batch_size"}
+
+
+def test_resume_takes_the_flags_of_the_run(started):
+    resume = started("-r", "2", "--epochs", "5", "--dataset", "digits")
+    same = ["-r", "2", "--epochs", "5", "--dataset", "digits"]
+    for argv, epochs in (([], 5), (same, 5), (["--epochs", "8"], 8)):
+        args = parse_args([*resume, *argv])
+        assert (args.routings, args.dataset) == (2, "digits")
+        assert (args.epochs, args.resume) == (epochs, True)
+        assert args.save_dir == resume[-1]
+
+
+def test_resume_needs_no_file_that_the_run_started_from(started):
+    resume = started("-r", "2", weights=["moved-since.keras"], lr_min=1e-6)
+    assert parse_args(resume).weights == ["moved-since.keras"]
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    (
+        ("-r 3", "--routings 2, got 3"),
+        ("--batch_size 50", "--batch_size 40, got 50"),
+        ("--seed 8", "--seed 7, got 8"),
+        ("--conv_kernel 5", "without --conv_kernel, got 5"),
+        ("--grayscale", "without --grayscale, got"),
+        ("--recipe paper", "--recipe classic, got paper"),
+        ("--epochs 4", "--epochs 5, got 4; it can only grow"),
+        ("-w m.keras", "leave -w out"),
+        ("-t -w m.keras", "--resume has no effect with -t"),
+    ),
+)
+def test_resume_refuses_other_flags_by_name(started, error_of, argv, expected):
+    flags = "-r 2 --epochs 5 --seed 7 --batch_size 40 --dataset digits"
+    message = error_of(*started(*flags.split()), *argv.split())
+    assert expected in message and "--resume" in message
+
+
+def test_run_of_another_backend_is_not_mixed(started, error_of, monkeypatch):
+    resume = started()
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert "put KERAS_BACKEND=tensorflow before" in error_of(*resume)
+
+
+def test_backend_has_to_be_known_and_installed(monkeypatch, error_of):
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    assert "expects tensorflow, jax, torch, got 'theano'" in error_of()
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install jax" in error_of()
+
+
+def test_record_names_a_path_that_holds_in_every_folder(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    # The shell leaves the ~ of --dataset=~/pictures as it is.
+    for argv in (["--dataset", "pictures"], ["--dataset=~/pictures"]):
+        assert flags_of(parse_args(argv))["dataset"] == str(here / "pictures")
+    assert flags_of(parse_args([]))["dataset"] == "mnist"
+
+
+def test_older_python_is_told_before_all_else():
+    code = (
+        "import runpy, sys; sys.version_info, sys.version = (3, 10), '3.10.9 x'"
+        "; runpy.run_path('capsulenet.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    expected = "capsulenet.py: expected Python 3.11 or newer, got 3.10.9\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+    # It gets that far: an older one can read what is imported before.
+    for path in BEFORE_THE_CHECK.split():
+        ast.parse((ROOT / path).read_text(), feature_version=(3, 8))
+
+
+def test_interrupted_import_is_one_line_and_status_130(tmp_path):
+    fake = tmp_path / "keras.py"
+    fake.write_text("import time; print('here', flush=True); time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "capsulenet.py", "--dataset", "digits"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, message) == (
+        130,
+        "capsulenet.py: interrupted\n",
+    )

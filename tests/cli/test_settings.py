@@ -1,0 +1,147 @@
+"""Tests of the seam: a command line becomes values and objects."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from capsnet.cli import settings
+from capsnet.cli.checks import NAMED_DATASETS, parse_args
+from capsnet.data.sources import BUILT_IN
+from capsnet.models.networks import Network
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(line):
+    return settings.read(parse_args(line.split()))
+
+
+def test_training_has_the_values_of_its_flags():
+    task = read(
+        "--dataset digits --epochs 7 --lr 0.1 --image_size 20 30 --grayscale "
+        "-r 2 --val_fraction 0.2 --class_weight balanced --seed 3"
+    )
+    assert isinstance(task, settings.Training)
+    assert (task.dataset, task.seed, task.val_fraction) == ("digits", 3, 0.2)
+    assert (task.balanced, task.weights, task.recipe) == (True, None, {})
+    assert task.network == Network(routings=2)
+    assert task.pictures == {
+        **{"image_size": (20, 30), "grayscale": True},
+        **{"test_fraction": None, "skip_unreadable": False},
+    }
+    expected = {"epochs": 7, "lr": 0.1, "lr_decay": 0.9, "resumed": None}
+    assert expected.items() <= task.arguments.items()
+    assert task.flags["epochs"] == 7 and "given" not in task.flags
+    assert task.again == ["--resume", "--save_dir", "result"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.seed = 4
+
+
+def test_recipe_paper_is_the_authors_network():
+    task = read("--recipe paper --lr_decay 0.5")
+    bias = {"capsule_bias": 0.1, "primary_scale": 1 / 32}
+    assert task.network == Network(init="authors", **bias)
+    assert task.arguments["lr_decay"] == 0.5
+    assert task.arguments["lr_decay_steps"] == 2000
+    assert "lr_decay" not in task.recipe and task.recipe["init"] == "authors"
+
+
+@pytest.mark.parametrize(
+    "words, shape, n_class, expected",
+    (
+        ("", (28, 28, 1), 10, 0.392),
+        ("--lam_recon classic", (32, 32, 3), 5, 1.536),
+        ("--lam_recon authors", (28, 28, 1), 10, 7.84),
+        ("--recipe paper", (32, 32, 3), 5, 15.36),
+        ("--recipe paper --lam_recon 0.25", (28, 28, 1), 10, 0.25),
+        ("--lam_recon 0", (28, 28, 1), 10, 0),
+    ),
+)
+def test_weight_of_the_reconstruction_is_a_number(
+    words, shape, n_class, expected
+):
+    task = read(words)
+    assert task.lam_recon(shape, n_class) == pytest.approx(expected)
+    assert task.network.decoder == (expected != 0)
+
+
+@pytest.mark.parametrize(
+    "words, resumed, pictures, replicas, expected",
+    (
+        ("", None, 60000, 1, (100, 100)),
+        ("", None, 40, 1, (10, 100)),
+        ("", None, 3000, 2, (60, 200)),
+        ("--recipe paper", None, 3000, 1, (30, 128)),
+        ("--batch_size 64", None, 40, 1, (64, 64)),
+        ("", {"batch_size": 30}, 40, 1, (30, 30)),
+        # A run of before, which recorded none, keeps its flag.
+        ("", {}, 40, 1, (100, 100)),
+    ),
+)
+def test_small_sets_have_small_batches_unless_the_size_is_known(
+    words, resumed, pictures, replicas, expected
+):
+    args = parse_args(words.split())
+    args.resumed, args.resume = resumed, resumed is not None
+    task = settings.read(args)
+    assert task.batch_size(pictures, replicas) == expected
+
+
+@pytest.mark.parametrize(
+    "word, expected", (("auto", "auto"), ("on", True), ("off", False))
+)
+def test_words_for_compilation_are_those_of_keras(here, word, expected):
+    training = read(f"--jit_compile {word}")
+    assert training.jit_compile is expected
+    assert training.arguments["jit_compile"] is expected
+    testing = read(f"-t -w m.keras --jit_compile {word}")
+    assert testing.asked == {"jit_compile": expected}
+
+
+def test_testing_asks_for_what_was_given_alone(here):
+    task = read("-t -w m.keras n.keras --save_dir new")
+    assert isinstance(task, settings.Testing)
+    assert (task.weights, task.save_dir) == (["m.keras", "n.keras"], "new")
+    assert (task.asked, task.digit) == ({}, None)
+    task = read("--digit 5 -w m.keras --dataset own --seed 0 -r 3 --grayscale")
+    assert (task.digit, task.save_dir, task.seed) == ("5", "result", 0)
+    assert task.asked == {
+        **{"dataset": str(here / "own"), "seed": 0},
+        **{"routings": 3, "grayscale": True},
+    }
+
+
+def test_prediction_and_export_write_where_they_are_told(here):
+    task = read("--predict a.png -w m.keras --skip_unreadable")
+    assert isinstance(task, settings.Prediction)
+    assert (task.paths, task.skip_unreadable) == (["a.png"], True)
+    assert task.save_dir is None
+    assert read("--predict a.png -w m.keras --save_dir s").save_dir == "s"
+    task = read("--export new -w m.keras")
+    assert isinstance(task, settings.Export)
+    assert (task.target, task.save_dir) == ("new", None)
+
+
+def test_named_data_sets_are_those_that_there_are():
+    assert NAMED_DATASETS == BUILT_IN
+
+
+def test_namespace_ends_at_the_seam():
+    files = [ROOT / "capsulelayers.py", ROOT / "utils.py"]
+    files += (ROOT / "capsnet").rglob("*.py")
+    seen = 0
+    for path in files:
+        if path.parent.name == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                every = ast.walk(node.args)
+                names = {a.arg for a in every if isinstance(a, ast.arg)}
+                if node.args.vararg:  # `*args` is no namespace.
+                    names.discard(node.args.vararg.arg)
+                assert "args" not in names, f"{path}:{node.lineno}"
+                seen += 1
+            assert not (isinstance(node, ast.Name) and node.id == "argparse")
+    assert seen > 100
