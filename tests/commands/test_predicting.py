@@ -5,6 +5,7 @@ The command runs in an empty folder. References are loops.
 
 import csv
 import os
+import shlex
 from pathlib import Path
 
 import keras
@@ -308,3 +309,42 @@ def test_busy_save_dir_is_refused(named, picture):
         assert "another run" in message
     with locked("result"):  # Not written to, so not asked for.
         assert run(*argv).status == 0
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    (
+        ("--predict a.png", "--predict needs a model: -w FILE"),
+        ("--export out", "--export needs a model: -w FILE"),
+        ("--predict -w m.keras", "expected at least one argument"),
+        ("--export -w m.keras", "expected one argument"),
+        ("--predict a.png -w old.h5", "a .keras file, got 'old.h5'"),
+        ("--predict a.png -w m.keras old.h5", "got 'old.h5'"),
+        ("--export out -w old.h5", "a .keras file, got 'old.h5'"),
+        ("--predict a.png -w no.keras", "'no.keras', which is not a file"),
+        ("--export out -w no.keras", "'no.keras', which is not a file"),
+        ("--export out -w m.keras n.keras", "--export takes one model"),
+        ("--predict b.png a.png c -w m.keras", "not there: b.png, c "),
+        ("--predict a.png -t -w m.keras", "-t and --predict exclude"),
+        ("--predict a.png --digit 1 -w m.keras", "--digit and --predict"),
+        ("--export out -t -w m.keras", "-t and --export exclude"),
+        ("--predict a.png --export out -w m.keras", "--predict and --export"),
+        ("--predict a.png --resume -w m.keras", "leave --predict out"),
+        ("--export out --resume -w m.keras", "leave --export out"),
+        ("--predict a.png -w m.keras --dataset digits", "--dataset out"),
+        ("--predict a.png -w m.keras --grayscale", "--grayscale out"),
+        ("--export out -w m.keras --image_size 9 9", "--image_size out"),
+        ("--export out -w m.keras --save_dir x", "leave --save_dir out"),
+        ("--export full -w m.keras", "new or empty folder, got 'full'"),
+        ("--export a.png -w m.keras", "new or empty folder, got 'a.png'"),
+        ("--export '' -w m.keras", "got ''"),
+        ("--predict '' -w m.keras", "--predict expects"),
+        ("--predict a.png -w m.keras --save_dir m.keras", "--save_dir expects"),
+    ),
+)
+def test_wrong_command_lines_tell_what_to_do(here, argv, expected):
+    (here / "full").mkdir()
+    for name in ("a.png", "m.keras", "n.keras", "old.h5", "full/file"):
+        Path(name).write_bytes(b"")
+    done = run(*shlex.split(argv))
+    assert expected in message_of(done) and done.out == ""
