@@ -77,7 +77,9 @@ def named(tmp_path_factory, trained):
 def colour(tmp_path_factory):
     """The same of an untrained one for colours, without a decoder."""
     keras.utils.set_random_seed(0)
-    model = CapsNet((*SHAPE[:2], 3), N_CLASS, decoder=False)[1]
+    # Scaled, an untrained model has capsules of some length.
+    shape = (*SHAPE[:2], 3)
+    model = CapsNet(shape, N_CLASS, decoder=False, primary_scale=16.0)[1]
     path = str(tmp_path_factory.mktemp("colour") / "trained_model.keras")
     save_model(model, path, {"class_names": NAMES})
     return path, model

@@ -251,7 +251,7 @@ def test_names_that_no_terminal_can_show_keep_the_table_in_shape(
 def test_several_models_predict_with_the_mean_of_their_lengths(named, tmp_path):
     path, model = named
     keras.utils.set_random_seed(5)
-    other = CapsNet(SHAPE, 3)[1]
+    other = CapsNet(SHAPE, 3, primary_scale=16.0)[1]
     save_model(other, str(tmp_path / "other.keras"), {"class_names": NAMES})
     x, _ = bars(5, SHAPE, seed=3)
     files = [write(tmp_path / "in" / f"{i}.png", x[i]) for i in range(5)]
