@@ -1,6 +1,8 @@
-"""Words for the user."""
+"""Words for the user: one error, and how things are counted and named."""
 
+import io
 import os
+import shlex
 import sys
 
 
@@ -12,6 +14,29 @@ class UserError(ValueError):
         super().__init__(" ".join(str(message).splitlines()))
 
 
+def fail(message, status):
+    """Prints one line to standard error, and hands the status on."""
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    return status
+
+
+def backend():
+    """The name of Keras's backend, without importing it."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
+
+
+def command(*words):
+    """A command line that can be pasted into a shell as it stands."""
+    chosen = backend()
+    prefix = "" if chosen == "tensorflow" else f"KERAS_BACKEND={chosen} "
+    return prefix + shlex.join(["python", *map(str, words)])
+
+
+def reason_of(error):
+    """The first line of what Keras, h5py or zipfile say."""
+    return str(error).strip().split("\n")[0][:200]
+
+
 def counted(count, noun):
     """`1 picture`, `2 pictures`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
@@ -21,11 +46,6 @@ def listed(names, most=10):
     """Names in one line, the first ones if there are many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def reason_of(error):
-    """The first line of what Keras, h5py or zipfile say."""
-    return str(error).strip().split("\n")[0][:200]
 
 
 def shorten(text, length):
@@ -45,10 +65,27 @@ def cross(sizes):
 
 
 def gigabytes(count):
+    """Bytes as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB"
 
 
-def fail(message, status):
-    """Prints one line to standard error, and hands the status on."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
-    return status
+class Unread(io.FileIO):
+    """A stream that nobody has to read: `head` may close it."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def outlive_reader():
+    """Lets a command go on to its end when nobody reads its output."""
+    if sys.stdout is not None:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(Unread(1, "wb", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=sys.stdout.isatty(),
+        )
