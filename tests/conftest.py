@@ -6,6 +6,7 @@ from pathlib import Path
 # Many small matrices: threads of their own would only wait for each other.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -58,3 +59,14 @@ def real_data(name):
     if not folder or not Path(folder, name).is_dir():
         pytest.skip(f"the variable CAPSNET_DATA names no folder with {name}")
     return Path(folder, name)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, still open when they are written."""
+    drawn = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", drawn.append)
+        yield drawn
+    for figure in drawn:
+        plt.close(figure)

@@ -14,6 +14,8 @@ import utils
 
 # Of the pictures in `data`, on which the shared runs are trained.
 SHAPE, N_CLASS = (17, 17, 1), 3
+# Of the classes of some models.
+NAMES = ["bottom $1", "middle", "top"]
 
 
 class Run(NamedTuple):

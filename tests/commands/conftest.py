@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import write_bars
-from running import N_CLASS, train
+from running import N_CLASS, NAMES, SHAPE, train
 
+from capsnet.models.saving import save_model
 from capsnet.training.callbacks import EpochClock
+from capsulenet import CapsNet
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +63,23 @@ def plain(tmp_path_factory, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EpochClock, "on_epoch_begin", spoil)
         return train(folder, data, *flags)
+
+
+@pytest.fixture(scope="session")
+def named(tmp_path_factory, trained):
+    """The file of `trained`'s model, and the model; it knows `NAMES`."""
+    path = str(tmp_path_factory.mktemp("named") / "trained_model.keras")
+    save_model(trained.model(), path, {"class_names": NAMES})
+    return path, trained.model()
+
+
+@pytest.fixture(scope="session")
+def colour(tmp_path_factory):
+    """The same of an untrained one for colours, without a decoder."""
+    keras.utils.set_random_seed(0)
+    # Scaled, an untrained model has capsules of some length.
+    shape = (*SHAPE[:2], 3)
+    model = CapsNet(shape, N_CLASS, decoder=False, primary_scale=16.0)[1]
+    path = str(tmp_path_factory.mktemp("colour") / "trained_model.keras")
+    save_model(model, path, {"class_names": NAMES})
+    return path, model
