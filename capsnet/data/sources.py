@@ -68,7 +68,7 @@ def load(
     skip_unreadable=False,
     seed=0,
 ):
-    """Loads a data set.
+    """Loads a data set, as a `Dataset`.
 
     Args:
         name: One of the names or paths in the module's docstring.
@@ -76,19 +76,15 @@ def load(
         grayscale: Boolean, turn colour into grey (ITU-R 601-2 luma).
         test_fraction: Float in (0, 1), the part of each class that a folder
             without `train` and `test` keeps for the test; 0.2 if `None`.
-        skip_unreadable: Boolean, leave out the pictures of a folder that
-            cannot be read instead of stopping.
+        skip_unreadable: Boolean, leave out what cannot be read in a folder.
         seed: Integer, draws the digits of `"digits"`, and nothing else.
-
-    Returns:
-        A `Dataset`.
 
     Raises:
         UserError: If the data set is missing, broken or not usable.
     """
     name = str(name)
     path = os.path.expanduser(name)
-    notes = []
+    class_names, notes = None, []
     try:
         kind = _kind(name, path)
         if test_fraction is not None:
@@ -102,7 +98,7 @@ def load(
                 skip_unreadable,
             )
         elif kind == "idx":
-            parts, class_names = load_idx(path), None
+            parts = load_idx(path)
         elif kind == "npz":
             parts, class_names = load_npz(path)
         elif kind == "digits":
