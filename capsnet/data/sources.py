@@ -116,8 +116,8 @@ def load(
     except OSError as error:
         raise UserError(
             "expected files that can be read, received "
-            f"{str(error.filename or name)!r} ({error.strerror}): check the "
-            "permissions and the disk"
+            f"{str(error.filename or name)!r} ({error.strerror or error}): "
+            "check the permissions and the disk"
         ) from None
     return Dataset(
         x_train, labels[0], x_test, labels[1], class_names, name, notes
@@ -194,6 +194,8 @@ def _check_test_fraction(name, path, kind, test_fraction):
 def _load_keras(name):
     try:
         return getattr(keras.datasets, name).load_data()
+    except MemoryError:
+        raise
     # Keras raises a plain Exception when a download fails.
     except Exception as error:
         cause = str(error).strip() or type(error).__name__
