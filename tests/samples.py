@@ -1,6 +1,7 @@
 """Small data sets, in every form that `--dataset` takes."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -74,3 +75,14 @@ def message_of(function, *args, **kwargs):
     assert "\n" not in message
     assert "expected" in message and "received" in message
     return message
+
+
+def peak_memory(function, *args):
+    """Bytes that a call which ends in a `UserError` takes at most."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError):
+            function(*args)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -45,14 +45,14 @@ def check_parts(name, train, test):
             raise UserError(
                 f"expected y_{part} to be {len(x)} integers, one a picture, "
                 f"received {y.dtype} of shape {y.shape} in {name!r}: store "
-                "the class of each picture (the argmax, if it is one-hot)"
+                "the class of each picture (if they are one-hot, store their "
+                "argmax)"
             )
         pictures.append(x)
         labels.append(y.reshape(-1))
     if pictures[0].shape[1:] != pictures[1].shape[1:]:
         raise UserError(
-            "expected training and test pictures of one shape, "
-            "(height, width, channels), received "
+            "expected training and test pictures of one shape, received "
             f"{pictures[0].shape[1:]} and {pictures[1].shape[1:]} in {name!r}: "
             "store them in one shape"
         )
@@ -75,7 +75,7 @@ def index_labels(name, y_train, y_test, class_names=None):
     if len(classes) < 2:
         raise UserError(
             f"expected at least two classes, received {name!r} with one: add "
-            "pictures of another class"
+            "another"
         )
     if class_names is None:
         class_names = classes.astype(str).tolist()
@@ -83,9 +83,8 @@ def index_labels(name, y_train, y_test, class_names=None):
         classes = np.arange(len(class_names))
     elif len(classes) != len(class_names):
         raise UserError(
-            f"expected a class name for each of {len(classes)} classes, "
-            f"received {len(class_names)} names in {name!r}: correct "
-            "class_names"
+            f"expected {len(classes)} class names, received "
+            f"{len(class_names)} in {name!r}: correct class_names"
         )
     # Names that a reader cannot tell apart are equal, too.
     shown = [
@@ -194,10 +193,11 @@ def _to_uint8(name, pictures):
 def _read_member(archive, key, kinds):
     """Reads one array; what its header claims has to be there."""
     member = archive.getinfo(f"{key}.npy")
-    if member.compress_type not in (
+    is_known = member.compress_type in (
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
-    ) or member.compress_size > os.path.getsize(archive.filename):
+    )
+    if not is_known or member.compress_size > os.path.getsize(archive.filename):
         raise ValueError("compression")
     content = archive.read(member)
     # NumPy refuses headers of more than 10,000 bytes.

@@ -68,7 +68,7 @@ def load(
     skip_unreadable=False,
     seed=0,
 ):
-    """Loads a data set.
+    """Loads a data set, as a `Dataset`.
 
     Args:
         name: One of the names or paths in the module's docstring.
@@ -76,19 +76,15 @@ def load(
         grayscale: Boolean, turn colour into grey (ITU-R 601-2 luma).
         test_fraction: Float in (0, 1), the part of each class that a folder
             without `train` and `test` keeps for the test; 0.2 if `None`.
-        skip_unreadable: Boolean, leave out the pictures of a folder that
-            cannot be read instead of stopping.
+        skip_unreadable: Boolean, leave out what cannot be read in a folder.
         seed: Integer, draws the digits of `"digits"`, and nothing else.
-
-    Returns:
-        A `Dataset`.
 
     Raises:
         UserError: If the data set is missing, broken or not usable.
     """
     name = str(name)
     path = os.path.expanduser(name)
-    notes = []
+    class_names, notes = None, []
     try:
         kind = _kind(name, path)
         if test_fraction is not None:
@@ -102,7 +98,7 @@ def load(
                 skip_unreadable,
             )
         elif kind == "idx":
-            parts, class_names = load_idx(path), None
+            parts = load_idx(path)
         elif kind == "npz":
             parts, class_names = load_npz(path)
         elif kind == "digits":
@@ -120,8 +116,8 @@ def load(
     except OSError as error:
         raise UserError(
             "expected files that can be read, received "
-            f"{str(error.filename or name)!r} ({error.strerror}): check the "
-            "permissions and the disk"
+            f"{str(error.filename or name)!r} ({error.strerror or error}): "
+            "check the permissions and the disk"
         ) from None
     return Dataset(
         x_train, labels[0], x_test, labels[1], class_names, name, notes
@@ -198,6 +194,8 @@ def _check_test_fraction(name, path, kind, test_fraction):
 def _load_keras(name):
     try:
         return getattr(keras.datasets, name).load_data()
+    except MemoryError:
+        raise
     # Keras raises a plain Exception when a download fails.
     except Exception as error:
         cause = str(error).strip() or type(error).__name__

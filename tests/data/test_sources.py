@@ -76,6 +76,14 @@ def test_a_failing_download_names_its_cause_and_the_ways_on(
     assert cause in message and "received Exception" not in message
 
 
+def test_a_download_that_does_not_fit_in_memory_is_called_so(monkeypatch):
+    def fail():
+        raise MemoryError
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
+    assert "fit in memory" in message_of(load, "mnist")
+
+
 @pytest.mark.parametrize("name", ["emnist", "nowhere/at/all", "", "a\nb", "~/"])
 def test_an_unknown_name_lists_what_is_accepted(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "gone"))
