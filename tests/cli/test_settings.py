@@ -27,6 +27,9 @@ def test_training_has_the_values_of_its_flags():
     assert (task.dataset, task.seed, task.val_fraction) == ("digits", 3, 0.2)
     assert (task.balanced, task.weights, task.recipe) == (True, None, {})
     assert task.network == Network(routings=2)
+    bias = {"capsule_bias": 0.1, "primary_scale": 1 / 32}
+    paper = read("--recipe paper").network
+    assert paper == Network(init="authors", **bias)
     assert task.pictures == {
         **{"image_size": (20, 30), "grayscale": True},
         **{"test_fraction": None, "skip_unreadable": False},
@@ -37,15 +40,6 @@ def test_training_has_the_values_of_its_flags():
     assert task.again == ["--resume", "--save_dir", "result"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.seed = 4
-
-
-def test_recipe_paper_is_the_authors_network():
-    task = read("--recipe paper --lr_decay 0.5")
-    bias = {"capsule_bias": 0.1, "primary_scale": 1 / 32}
-    assert task.network == Network(init="authors", **bias)
-    assert task.arguments["lr_decay"] == 0.5
-    assert task.arguments["lr_decay_steps"] == 2000
-    assert "lr_decay" not in task.recipe and task.recipe["init"] == "authors"
 
 
 @pytest.mark.parametrize(
