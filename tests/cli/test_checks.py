@@ -195,13 +195,6 @@ def test_resume_refuses_other_flags_by_name(started, error_of, argv, expected):
     assert expected in message and "--resume" in message
 
 
-def test_run_of_another_backend_is_not_mixed(started, error_of, monkeypatch):
-    resume = started()
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert "put KERAS_BACKEND=tensorflow before" in error_of(*resume)
-
-
 def test_backend_has_to_be_known_and_installed(monkeypatch, error_of):
     monkeypatch.setenv("KERAS_BACKEND", "theano")
     assert "expects tensorflow, jax, torch, got 'theano'" in error_of()
