@@ -37,7 +37,11 @@ def test_training_has_the_values_of_its_flags():
     expected = {"epochs": 7, "lr": 0.1, "lr_decay": 0.9, "resumed": None}
     assert expected.items() <= task.arguments.items()
     assert task.flags["epochs"] == 7 and "given" not in task.flags
-    assert task.again == ["--resume", "--save_dir", "result"]
+    again = ["--resume", "--save_dir", "result"]
+    assert task.again == ["capsulenet.py", *again]
+    several = settings.read(parse_args(["--gpus", "2"], multi_gpu=True))
+    again = ["capsulenet-multi-gpu.py", *again, "--gpus", 2]
+    assert several.again == again
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.seed = 4
 
