@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 
 from capsnet.cli.checks import flags_of, parse_args
 from capsnet.cli.options import build_parser
-from capsnet.files import state_sha256
 
 ROOT = Path(__file__).parents[2]
 BEFORE_THE_CHECK = """
@@ -51,30 +49,6 @@ def words_of(action):
     """A flag with a value that it accepts."""
     value = VALUES.get(action.dest, [(action.choices or ["1"])[0]])
     return [action.option_strings[-1], *(value if action.nargs != 0 else [])]
-
-
-@pytest.fixture
-def started(here):
-    """Writes the checkpoint of a run with flags; returns its folder."""
-
-    def write(*argv, **changes):
-        flags = {**flags_of(parse_args(list(argv))), **changes}
-        weights = here / "run" / "checkpoint" / "epoch-0002.weights.h5"
-        weights.parent.mkdir(parents=True)
-        weights.write_bytes(b"")
-        empty = "e3b0c44298fc1c149afbf4c8996fb924"
-        state = {
-            "epochs_done": 2,
-            "flags": flags,
-            "file": weights.name,
-            "sha256": empty + "27ae41e4649b934ca495991b7852b855",
-            "environment": {"backend": "tensorflow"},
-        }
-        state["state_sha256"] = state_sha256(state)
-        (weights.parent / "state.json").write_text(json.dumps(state))
-        return ["--resume", "--save_dir", str(here / "run")]
-
-    return write
 
 
 @pytest.mark.parametrize("task", TASKS)

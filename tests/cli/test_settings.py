@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from capsnet.cli import settings
+from capsnet.cli import settings, telling
 from capsnet.cli.checks import NAMED_DATASETS, parse_args
 from capsnet.data.sources import BUILT_IN
 from capsnet.models.networks import Network
@@ -120,6 +120,20 @@ def test_prediction_and_export_write_where_they_are_told(here):
     task = read("--export new -w m.keras")
     assert isinstance(task, settings.Export)
     assert (task.target, task.save_dir) == ("new", None)
+
+
+@pytest.mark.parametrize(
+    "flags, is_saved",
+    (("--lr 0.1", True), ("--lr 0.2", False), ("--resume", True)),
+)
+def test_advice_after_ctrl_c_is_not_about_an_older_run(
+    started, here, flags, is_saved
+):
+    folder = str(here / "run")
+    started("--lr", "0.1", save_dir=folder)
+    message = telling.interrupted(read(f"{flags} --save_dir {folder}"))
+    assert ("nothing is saved yet" in message) != is_saved
+    assert ("--resume --save_dir" in message) == is_saved
 
 
 def test_named_data_sets_are_those_that_there_are():
