@@ -70,7 +70,7 @@ def machine_memory():
 
 
 def environment():
-    """What a run depends on: versions, backend, processor, accelerator."""
+    """What a run depends on, as plain values for its record."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

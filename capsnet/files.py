@@ -5,12 +5,10 @@ that a crash or a full disk leaves the previous one.
 """
 
 import contextlib
-import fnmatch
 import glob
 import hashlib
 import json
 import os
-import re
 
 from capsnet.messages import UserError, reason_of
 
@@ -34,6 +32,7 @@ OF_MODEL = (
 # All that may be left half written; nothing else is ours to remove.
 WRITTEN = (MODEL, RECORD, LOG, PLOT, "epoch-*.weights.h5", "state.json")
 WRITTEN += tuple(OF_MODEL)
+LEFTOVERS = [f".[0-9]*-{name}" for name in WRITTEN]  # Of `whole_file`.
 
 
 @contextlib.contextmanager
@@ -121,8 +120,10 @@ def locked(folder):
         file = open(os.path.join(folder, ".lock"), "a", encoding="utf-8")
     with file:
         if is_alone(file, folder):
-            remove_leftovers(folder)
-            remove_leftovers(os.path.join(folder, CHECKPOINT))
+            for place in (folder, os.path.join(folder, CHECKPOINT)):
+                # They do no harm where they stay.
+                with contextlib.suppress(UserError):
+                    remove(place, LEFTOVERS)
         yield
 
 
@@ -144,17 +145,6 @@ def is_alone(file, folder):
     except OSError:  # Some network file systems have no locks.
         return False
     return True
-
-
-def remove_leftovers(folder):
-    """Removes the temporary files of `whole_file` that dead runs left."""
-    with contextlib.suppress(OSError):  # They do no harm where they stay.
-        for name in os.listdir(folder):
-            leftover = re.fullmatch(r"\.\d+-(.+)", name)
-            if leftover and any(
-                fnmatch.fnmatchcase(leftover[1], each) for each in WRITTEN
-            ):
-                os.remove(os.path.join(folder, name))
 
 
 def state_sha256(state):

@@ -12,10 +12,9 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 class UserError(ValueError):
-    """What the user can mend, told in one line."""
+    """What the user can mend, in one line whatever a file is called."""
 
     def __init__(self, message):
-        # A file's name may hold a line break.
         super().__init__(" ".join(str(message).splitlines()))
 
 
@@ -36,12 +35,7 @@ def backend():
 
 
 def command(script, *words):
-    """A command line that can be pasted into a shell as it stands.
-
-    Args:
-        script: Name of one of our scripts.
-        words: What follows it.
-    """
+    """A command line for one of our scripts, to be pasted into a shell."""
     chosen = backend()
     prefix = "" if chosen == "tensorflow" else f"KERAS_BACKEND={chosen} "
     path = os.path.relpath(SCRIPTS / script)
@@ -98,10 +92,8 @@ class Unread(io.FileIO):
 
 def outlive_reader():
     """Lets a command go on to its end when nobody reads its output."""
-    if sys.stdout is not None:
+    if (out := sys.stdout) is not None:
+        buffer = io.BufferedWriter(Unread(1, "wb", closefd=False))
         sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(Unread(1, "wb", closefd=False)),
-            encoding=sys.stdout.encoding,
-            errors=sys.stdout.errors,
-            line_buffering=sys.stdout.isatty(),
+            buffer, out.encoding, out.errors, line_buffering=out.isatty()
         )

@@ -1,9 +1,9 @@
 """Tests of files.py: what is on the disk is whole, or refused."""
 
+import contextlib
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,11 +32,14 @@ with files.whole_file(sys.argv[1]) as temporary:
 """
 
 
+@contextlib.contextmanager
 def killed(code, path):
-    """A process that is killed when it is ready; yields its number before."""
-    argv = [sys.executable, "-c", code, str(path)]
+    """Within it a process is at work on a path; yields its number."""
     process = subprocess.Popen(
-        argv, cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout.readline() == "ready\n"
@@ -44,7 +47,6 @@ def killed(code, path):
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 def write_checkpoint(folder, content=b"weights", **changes):
@@ -70,21 +72,14 @@ def test_file_appears_when_it_is_complete(tmp_path):
     assert os.listdir(path.parent) == ["figures.json"]
 
 
-@pytest.mark.parametrize(
-    "error, expected",
-    ((OSError(errno.ENOSPC, ""), UserError), (KeyError(),) * 2),
-)
-def test_failing_writer_leaves_the_old_file(tmp_path, error, expected):
+def test_failing_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "figures.json"
     files.write_json(path, {"accuracy": 0.5})
-    kind = expected if isinstance(expected, type) else type(expected)
-    with pytest.raises(kind) as caught:
+    expected = f"figures.json' .*{os.strerror(errno.ENOSPC)}.*--save_dir"
+    with pytest.raises(UserError, match=expected):
         with files.whole_file(path) as temporary:
             Path(temporary).write_text("ha")
-            raise error
-    if kind is UserError:
-        assert str(path) in str(caught.value)
-        assert os.strerror(errno.ENOSPC) in str(caught.value)
+            raise OSError(errno.ENOSPC, "")
     with pytest.raises(TypeError):
         files.write_json(path, {"accuracy": object()})
     assert json.loads(path.read_text()) == {"accuracy": 0.5}
@@ -104,7 +99,7 @@ def test_only_what_matches_is_removed(tmp_path):
 
 def test_second_run_in_a_folder_is_refused_until_the_first_ends(tmp_path):
     folder = tmp_path / "run"
-    for pid in killed(HOLDER, folder):
+    with killed(HOLDER, folder):
         with pytest.raises(UserError, match="another run .* --save_dir"):
             with files.locked(folder):
                 pass
@@ -126,23 +121,24 @@ def test_file_system_without_locks_can_be_used(tmp_path, monkeypatch):
 
 
 def test_what_killed_runs_left_half_written_is_removed(tmp_path):
-    names = [
-        *("log.csv", "log.png", "run.json", "trained_model.keras"),
-        *("test.json", "confusion.png", "mistakes.png", "real_and_recon.png"),
-        *("manipulate-a-b.png", "predictions.csv", "predictions.png"),
-    ]
-    inner = ["epoch-0012.weights.h5", "state.json"]
+    names = (
+        "log.csv log.png run.json trained_model.keras test.json confusion.png "
+        "mistakes.png real_and_recon.png manipulate-a-b.png predictions.csv "
+        "predictions.png checkpoint/epoch-0012.weights.h5 checkpoint/state.json"
+    ).split()
+    kept = [".7-notes.txt", *names]
     (tmp_path / "checkpoint").mkdir()
-    for name in (*names, *(f"checkpoint/{name}" for name in inner)):
+    for name in kept:
         path = tmp_path / name
-        for pid in killed(WRITER, path) if "n.png" in name else (12345,):
-            (path.parent / f".{pid}-{path.name}").touch()
         path.touch()
-    (tmp_path / ".7-notes.txt").touch()
+        (path.parent / f".12345-{path.name}").touch()
+    (tmp_path / ".12345-.7-notes.txt").unlink()
+    with killed(WRITER, tmp_path / "run.json") as pid:
+        assert (tmp_path / f".{pid}-run.json").exists()
     with files.locked(tmp_path):
-        kept = [".7-notes.txt", ".lock", "checkpoint", *names]
-        assert sorted(os.listdir(tmp_path)) == sorted(kept)
-        assert sorted(os.listdir(tmp_path / "checkpoint")) == inner
+        found = filter(Path.is_file, tmp_path.rglob("*"))
+        found = {path.relative_to(tmp_path).as_posix() for path in found}
+        assert found == {".lock", *kept}
 
 
 def test_state_is_what_was_written(tmp_path):
@@ -156,32 +152,28 @@ def test_folder_without_a_checkpoint_tells_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage, expected",
+    "name, content, expected",
     (
-        (lambda path: path.write_text(""), "cannot read"),
-        (lambda path: path.write_text("[]"), "cannot read"),
-        (lambda path: path.write_text('{"file": "x"}'), "cannot read"),
-        (lambda path: path.write_text("[" * 100_000), "cannot read"),
-        (
-            lambda path: path.write_text(path.read_text().replace("3", "4", 1)),
-            "state.json' is damaged",
-        ),
-        (
-            lambda path: (path.parent / "epoch-0001.weights.h5").write_text(""),
-            "epoch-0001.weights.h5' is damaged",
-        ),
-        (
-            lambda path: (path.parent / "epoch-0001.weights.h5").unlink(),
-            "cannot read",
-        ),
+        ("state.json", "", "cannot read"),
+        ("state.json", "[]", "cannot read"),
+        ("state.json", '{"file": "x"}', "cannot read"),
+        ("state.json", "[" * 100_000, "cannot read"),
+        ("state.json", None, "state.json' is damaged"),
+        ("epoch-0001.weights.h5", "other", "weights.h5' is damaged"),
+        ("epoch-0001.weights.h5", None, "cannot read"),
     ),
 )
-def test_damaged_checkpoint_is_refused(tmp_path, damage, expected):
-    damage(write_checkpoint(tmp_path))
-    with pytest.raises(UserError) as caught:
+def test_damaged_checkpoint_is_refused(tmp_path, name, content, expected):
+    state = write_checkpoint(tmp_path)
+    path = state.parent / name
+    if content is None and path == state:  # Another seed.
+        content = state.read_text().replace("3", "4", 1)
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match="without --resume") as caught:
         files.read_state(tmp_path)
     assert expected in str(caught.value)
-    assert "without --resume" in str(caught.value)
 
 
 def test_checkpoint_names_no_file_outside_its_folder(tmp_path):

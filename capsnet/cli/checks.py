@@ -91,15 +91,7 @@ def parse_args(argv=None, description="", multi_gpu=False):
 
 
 def checked(defaults, given):
-    """The namespace that `parse_args` returns.
-
-    Args:
-        defaults: Dictionary, the values of all flags.
-        given: Dictionary, what the user gave.
-
-    Raises:
-        UserError: If it cannot be done.
-    """
+    """The namespace of `parse_args`, from what `Parser.parse` returns."""
     recipe = RECIPES[given.get("recipe", "classic")]
     args = argparse.Namespace(**{**defaults, **recipe, **given})
     args.given, args.resumed, args.task = set(given), None, task_of(args)
@@ -271,10 +263,8 @@ def restore_flags(args):
 
 def flags_of(args):
     """The flags of a run as plain values, for its record."""
-    return {
-        name: recorded_value(args, name)
-        for name in sorted(vars(args).keys() - NOT_FLAGS)
-    }
+    names = sorted(vars(args).keys() - NOT_FLAGS)
+    return {name: recorded_value(args, name) for name in names}
 
 
 def recorded_value(args, name):

@@ -54,7 +54,7 @@ class Training(Task):
         arguments: Dictionary, further arguments of `capsulenet.train`.
         flags: Dictionary, all flags, for the record.
         recipe: Dictionary of what the recipe sets.
-        again: The flags that go on with the run.
+        again: List of words: the script and the flags that go on with it.
     """
 
     dataset: str
@@ -146,7 +146,10 @@ def read(args):
 
 def read_training(args, flags, common):
     """The `Training` of checked flags; `flags` are those for its record."""
-    again = ["--resume", "--save_dir", args.save_dir]
+    script = "capsulenet.py"
+    if "gpus" in flags:
+        script = "capsulenet-multi-gpu.py"
+    again = [script, "--resume", "--save_dir", args.save_dir]
     for name in sorted({"gpus", "device"} & args.given):
         again += [f"--{name}", flags[name]]
     pictures = {name: flags[name] for name in PICTURES}

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 
 from capsnet.cli.settings import Training
 from capsnet.devices import machine_memory, runs_on_cpu
@@ -153,5 +152,5 @@ def interrupted(task):
         is_saved |= read_state(task.save_dir)["flags"] == task.flags
     if not is_saved:
         return "interrupted before the first epoch's end; nothing is saved yet"
-    go_on = command(os.path.basename(sys.argv[0]), *task.again)
+    go_on = command(*task.again)
     return f"interrupted; the finished epochs are saved. Go on: {go_on}"

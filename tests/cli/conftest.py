@@ -1,8 +1,11 @@
 """What the tests of the command line share."""
 
+import json
+
 import pytest
 
-from capsnet.cli.checks import parse_args
+from capsnet.cli.checks import flags_of, parse_args
+from capsnet.files import state_sha256
 
 
 @pytest.fixture
@@ -27,3 +30,27 @@ def here(tmp_path, monkeypatch):
     for name in ("m.keras", "n.keras", "w.h5", "a.png"):
         (tmp_path / name).touch()
     return tmp_path
+
+
+@pytest.fixture
+def started(here):
+    """Writes the checkpoint of a run with flags; returns its folder."""
+
+    def write(*argv, **changes):
+        flags = {**flags_of(parse_args(list(argv))), **changes}
+        weights = here / "run" / "checkpoint" / "epoch-0002.weights.h5"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"")
+        empty = "e3b0c44298fc1c149afbf4c8996fb924"
+        state = {
+            "epochs_done": 2,
+            "flags": flags,
+            "file": weights.name,
+            "sha256": empty + "27ae41e4649b934ca495991b7852b855",
+            "environment": {"backend": "tensorflow"},
+        }
+        state["state_sha256"] = state_sha256(state)
+        (weights.parent / "state.json").write_text(json.dumps(state))
+        return ["--resume", "--save_dir", str(here / "run")]
+
+    return write

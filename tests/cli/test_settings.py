@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from capsnet.cli import settings
+from capsnet.cli import settings, telling
 from capsnet.cli.checks import NAMED_DATASETS, parse_args
 from capsnet.data.sources import BUILT_IN
 from capsnet.models.networks import Network
@@ -27,6 +27,9 @@ def test_training_has_the_values_of_its_flags():
     assert (task.dataset, task.seed, task.val_fraction) == ("digits", 3, 0.2)
     assert (task.balanced, task.weights, task.recipe) == (True, None, {})
     assert task.network == Network(routings=2)
+    bias = {"capsule_bias": 0.1, "primary_scale": 1 / 32}
+    paper = read("--recipe paper").network
+    assert paper == Network(init="authors", **bias)
     assert task.pictures == {
         **{"image_size": (20, 30), "grayscale": True},
         **{"test_fraction": None, "skip_unreadable": False},
@@ -34,18 +37,13 @@ def test_training_has_the_values_of_its_flags():
     expected = {"epochs": 7, "lr": 0.1, "lr_decay": 0.9, "resumed": None}
     assert expected.items() <= task.arguments.items()
     assert task.flags["epochs"] == 7 and "given" not in task.flags
-    assert task.again == ["--resume", "--save_dir", "result"]
+    again = ["--resume", "--save_dir", "result"]
+    assert task.again == ["capsulenet.py", *again]
+    several = settings.read(parse_args(["--gpus", "2"], multi_gpu=True))
+    again = ["capsulenet-multi-gpu.py", *again, "--gpus", 2]
+    assert several.again == again
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.seed = 4
-
-
-def test_recipe_paper_is_the_authors_network():
-    task = read("--recipe paper --lr_decay 0.5")
-    bias = {"capsule_bias": 0.1, "primary_scale": 1 / 32}
-    assert task.network == Network(init="authors", **bias)
-    assert task.arguments["lr_decay"] == 0.5
-    assert task.arguments["lr_decay_steps"] == 2000
-    assert "lr_decay" not in task.recipe and task.recipe["init"] == "authors"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +120,20 @@ def test_prediction_and_export_write_where_they_are_told(here):
     task = read("--export new -w m.keras")
     assert isinstance(task, settings.Export)
     assert (task.target, task.save_dir) == ("new", None)
+
+
+@pytest.mark.parametrize(
+    "flags, is_saved",
+    (("--lr 0.1", True), ("--lr 0.2", False), ("--resume", True)),
+)
+def test_advice_after_ctrl_c_is_not_about_an_older_run(
+    started, here, flags, is_saved
+):
+    folder = str(here / "run")
+    started("--lr", "0.1", save_dir=folder)
+    message = telling.interrupted(read(f"{flags} --save_dir {folder}"))
+    assert ("nothing is saved yet" in message) != is_saved
+    assert ("--resume --save_dir" in message) == is_saved
 
 
 def test_named_data_sets_are_those_that_there_are():
