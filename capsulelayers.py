@@ -31,30 +31,31 @@ from capsnet.models.fastconv import FastConv2D
 # epsilon, 1e-7 say, drowns the short vectors of an untrained network, and
 # with them the gradients that would make them longer.
 EPSILON = 1e-30
-# Components beyond which squares may overflow, and what they are scaled by: a
-# power of two, which changes no digit.
-LARGE, SCALE_OF_LARGE = 2.0**50, 2.0**-80
+# Longer vectors are brought to this length before they are squared.
+LARGE = 2.0**50
 
 
-def scaled_norm(vectors, axis):
-    """Vectors in float32, scaled if they are very long; norms; factors.
+def shortened(vectors, axis):
+    """Vectors in float32 of which no square overflows, and the divisors.
 
-    The factor is 1 for all but very long vectors. The norms keep `axis`; their
-    gradient at zero is zero, not NaN.
+    Ordinary vectors are not touched: their divisor is 1.
     """
     vectors = ops.cast(vectors, "float32")
     largest = ops.max(ops.abs(vectors), axis=axis, keepdims=True)
-    factor = ops.where(largest > LARGE, SCALE_OF_LARGE, 1.0)
-    factor = ops.cast(factor, "float32")
-    vectors = vectors * factor
+    divisor = ops.maximum(ops.stop_gradient(largest) / LARGE, 1.0)
+    return ops.where(divisor > 1.0, vectors / divisor, vectors), divisor
+
+
+def norms(vectors, axis=-1):
+    """Euclidean norms, with `axis` kept; their gradient at zero is zero."""
     squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
-    return vectors, ops.sqrt(squares + EPSILON), factor
+    return ops.sqrt(squares + EPSILON)
 
 
-def norms(vectors):
-    """Euclidean norms along the last axis, in float32."""
-    _, norm, factor = scaled_norm(vectors, axis=-1)
-    return ops.squeeze(norm / factor, axis=-1)
+def lengths_of(vectors):
+    """Euclidean norms of vectors of any length, along the last axis."""
+    vectors, divisor = shortened(vectors, axis=-1)
+    return ops.squeeze(norms(vectors) * divisor, axis=-1)
 
 
 def squash(vectors, axis=-1):
@@ -65,10 +66,11 @@ def squash(vectors, axis=-1):
     result has the shape and the dtype of the vectors, which lie along `axis`.
     """
     vectors = ops.convert_to_tensor(vectors)
-    scaled, norm, factor = scaled_norm(vectors, axis)
-    # Eq. 1 with s and |s| times the factor, above and below the line.
-    scale = norm / (ops.square(factor) + ops.square(norm))
-    return ops.cast(scaled * scale, vectors.dtype)
+    # What was longer is still so long that its result has length 1.
+    short, _ = shortened(vectors, axis)
+    norm = norms(short, axis)
+    scale = norm / (1.0 + ops.square(norm))
+    return ops.cast(short * scale, vectors.dtype)
 
 
 @keras.saving.register_keras_serializable(package="capsnet")
@@ -115,7 +117,7 @@ class Length(keras.layers.Layer):
     """
 
     def call(self, inputs):
-        return ops.cast(norms(inputs), self.compute_dtype)
+        return ops.cast(lengths_of(inputs), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[:-1])
@@ -158,7 +160,7 @@ class Mask(keras.layers.Layer):
         if isinstance(inputs, (list, tuple)):
             capsules, mask = inputs
         else:
-            capsules, lengths = inputs, norms(inputs)
+            capsules, lengths = inputs, lengths_of(inputs)
             mask = ops.one_hot(ops.argmax(lengths, axis=-1), lengths.shape[-1])
         masked = capsules * ops.cast(mask, capsules.dtype)[..., None]
         return ops.reshape(masked, (-1, math.prod(capsules.shape[1:])))
