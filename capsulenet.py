@@ -263,7 +263,6 @@ def train(
         batch_size=batch_size,
         replicas=replicas,
         decoder=decoder,
-        label_input=decoder,
     )
     batches = batch(
         data.x_train,

@@ -1,1 +1,20 @@
-"""Wing."""
+"""What stands behind `capsulenet.py` and `capsulelayers.py`.
+
+A room imports only rooms of its own floor or below it; from the top:
+
+    cli/            options.py (flags), checks.py (what excludes what),
+                    settings.py (from flags to values)
+    evaluation/     loading.py (which models, on which data), figures.py,
+                    prediction.py
+    training/       recipes.py, callbacks.py, checkpoints.py (a run's folder)
+    models/         networks.py (the three models around one), geometry.py
+                    (sizes for any picture), fastconv.py and toomcook.py (the
+                    fast convolution), saving.py (models as files),
+                    inference.py (pictures to lengths)
+    data/           sources.py (a name or path to a `Dataset`), arrays.py (npz
+                    and idx), folders.py and pictures.py, digits.py (drawn on
+                    the spot), batches.py (what `fit` is fed)
+    files.py        whole-or-nothing writes, the lock, the state of a run
+    devices.py      what it runs on
+    messages.py     the user's errors, and the words for the user
+"""

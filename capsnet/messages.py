@@ -1,9 +1,14 @@
 """Words for the user: one error, and how things are counted and named."""
 
+import contextlib
 import io
+import json
 import os
 import shlex
 import sys
+
+# The folder of the scripts.
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class UserError(ValueError):
@@ -21,15 +26,32 @@ def fail(message, status):
 
 
 def backend():
-    """The name of Keras's backend, without importing it."""
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
+    """The name of Keras's backend, without importing it.
+
+    As Keras does it: from the environment, or else from `keras.json`.
+    """
+    name = os.environ.get("KERAS_BACKEND")
+    home = os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras"))
+    if not name:
+        # Keras, too, passes over a file that it cannot read.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            with open(os.path.join(home, "keras.json"), "rb") as file:
+                name = json.load(file).get("backend")
+    return name or "tensorflow"
 
 
-def command(*words):
-    """A command line that can be pasted into a shell as it stands."""
+def command(script, *words):
+    """A command line that can be pasted into a shell as it stands.
+
+    Args:
+        script: The name of one of our scripts, without its folder.
+        *words: Its flags.
+    """
+    if os.getcwd() != ROOT:
+        script = os.path.join(ROOT, script)
     chosen = backend()
     prefix = "" if chosen == "tensorflow" else f"KERAS_BACKEND={chosen} "
-    return prefix + shlex.join(["python", *map(str, words)])
+    return prefix + shlex.join(["python", script, *map(str, words)])
 
 
 def reason_of(error):
@@ -82,10 +104,14 @@ class Unread(io.FileIO):
 
 def outlive_reader():
     """Lets a command go on to its end when nobody reads its output."""
-    if sys.stdout is not None:
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(Unread(1, "wb", closefd=False)),
-            encoding=sys.stdout.encoding,
-            errors=sys.stdout.errors,
-            line_buffering=sys.stdout.isatty(),
-        )
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Or the first files that are opened would take its place, and
+            # what libraries say would be written into them.
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(Unread(1, "wb", closefd=False)),
+        encoding=sys.stdout.encoding,
+        errors=sys.stdout.errors,
+        line_buffering=sys.stdout.isatty(),
+    )

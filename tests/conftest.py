@@ -1,6 +1,7 @@
 """Options and small data sets that the tests share."""
 
 import os
+from pathlib import Path
 
 # Many small matrices: threads of their own would only wait for each other.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -61,3 +62,11 @@ def figures(monkeypatch):
         yield drawn
     for figure in drawn:
         plt.close(figure)
+
+
+def real_data(name):
+    """The folder of a real data set below CAPSNET_DATA, or a skipped test."""
+    folder = os.environ.get("CAPSNET_DATA")
+    if not folder or not Path(folder, name).is_dir():
+        pytest.skip(f"the variable CAPSNET_DATA names no folder with {name}")
+    return Path(folder, name)

@@ -1,1 +1,1 @@
-"""Wing."""
+"""The command line: flags, what excludes what, and their values."""

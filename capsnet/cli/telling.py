@@ -1,7 +1,6 @@
 """What a training tells the user before it begins, and when it is stopped."""
 
 import os
-import sys
 
 from capsnet.cli.settings import Training
 from capsnet.devices import machine_memory, runs_on_cpu
@@ -96,5 +95,8 @@ def interrupted(task):
         return "interrupted"
     if not os.path.exists(os.path.join(task.save_dir, STATE)):
         return "interrupted before the first epoch's end; nothing is saved yet"
-    go_on = command(os.path.basename(sys.argv[0]), *task.again)
+    # Only the other script has the flag.
+    multi_gpu = "gpus" in task.flags
+    script = "capsulenet-multi-gpu.py" if multi_gpu else "capsulenet.py"
+    go_on = command(script, *task.again)
     return f"interrupted; the finished epochs are saved. Go on: {go_on}"

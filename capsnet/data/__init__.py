@@ -1,1 +1,1 @@
-"""Wing."""
+"""From what `--dataset` names to the batches that `fit` is fed."""

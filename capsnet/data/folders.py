@@ -1,4 +1,4 @@
-"""folders."""
+"""Folders of pictures: which files, which class, which part."""
 
 import hashlib
 import os
@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from capsnet.data.pictures import from_array, is_picture, read_picture, to_array
+from capsnet.data.pictures import (
+    PICTURE_SUFFIXES,
+    UnreadablePicture,
+    convert,
+    read_picture,
+)
 from capsnet.messages import UserError, counted, listed
 
 # Of each class, where a folder has no test part of its own.
@@ -14,15 +19,20 @@ TEST_FRACTION = 0.2
 
 
 def picture_files(folder):
-    """Sorted paths of the pictures in a folder and the folders in it."""
-    return sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if is_picture(path)
-        and not any(
-            part.startswith(".") for part in path.relative_to(folder).parts
-        )
-    )
+    """Sorted paths of the pictures in a folder and the folders in it.
+
+    Raises:
+        OSError: If one of the folders cannot be listed.
+    """
+
+    def refuse(error):
+        raise error
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names]
+    return sorted(filter(_is_picture, found))
 
 
 def find_pictures(paths):
@@ -54,17 +64,9 @@ def unreadable_error(where, unreadable, total, skip_unreadable):
     )
 
 
-def subfolders(folder):
-    return sorted(
-        child
-        for child in folder.glob("*")
-        if child.is_dir() and not child.name.startswith(".")
-    )
-
-
 def has_parts(folder):
     """Whether a folder has the parts `train` and `test`, with classes."""
-    present = [part for part in ("train", "test") if subfolders(folder / part)]
+    present = [part for part in ("train", "test") if _subfolders(folder / part)]
     if len(present) == 1:
         raise UserError(
             f"expected train/CLASS and test/CLASS in {str(folder)!r}, "
@@ -75,99 +77,48 @@ def has_parts(folder):
 
 
 def load_pictures(folder, image_size, channels, test_fraction, skip_unreadable):
+    """Reads a folder of class folders, or of `train` and `test` with them.
+
+    Returns:
+        The training part, `(x, y)`, and the test part, class names, notes.
+    """
     in_parts = has_parts(folder)
     class_folders = [
-        (part, class_folder)
+        class_folder
         for part in (("train", "test") if in_parts else ("",))
-        for class_folder in subfolders(folder / part)
+        for class_folder in _subfolders(folder / part)
     ]
-    found = [
-        (part, class_folder, path)
-        for part, class_folder in class_folders
+    found = {
+        path: class_folder
+        for class_folder in class_folders
         for path in picture_files(class_folder)
-    ]
-    if not found and any(map(is_picture, Path(folder).iterdir())):
-        raise UserError(
-            f"expected a folder for each class in {str(folder)!r}, received "
-            "pictures that lie directly in it: name the folder above, if this "
-            "is one class, or sort them into CLASS/"
-        )
+    }
     if not found:
+        received = "none with pictures: put the pictures in CLASS/ or in "
+        received += "train/CLASS/ and test/CLASS/"
+        if any(map(_is_picture, folder.iterdir())):
+            received = "pictures that lie directly in it: name the folder "
+            received += "above, if this is one class, or sort them into CLASS/"
         raise UserError(
             f"expected a folder for each class in {str(folder)!r}, received "
-            "none with pictures: put the pictures in CLASS/ or in train/CLASS/ "
-            "and test/CLASS/"
+            f"{received}"
         )
-    pictures, notes = read_folder(
-        folder,
-        [path for _, _, path in found],
-        image_size,
-        channels,
-        skip_unreadable,
+    pictures, notes = _read(
+        folder, found, image_size, channels, skip_unreadable
     )
-    found = [entry for entry in found if entry[2] in pictures]
-    class_names = sorted({each.name for _, each in class_folders})
-    y = np.array([class_names.index(entry[1].name) for entry in found])
+    class_names = sorted({each.name for each in class_folders})
+    y = np.array([class_names.index(found[path].name) for path in pictures])
     if in_parts:
-        is_test = np.array([entry[0] == "test" for entry in found])
+        test = folder / "test"
+        is_test = np.array([found[path].parent == test for path in pictures])
     else:
-        names = [path.relative_to(each).as_posix() for _, each, path in found]
+        names = [path.relative_to(found[path]).as_posix() for path in pictures]
         is_test = choose_test(y, names, test_fraction)
-    notes += count_classes(folder, y, is_test, class_names)
-    x = stack(pictures.values())
+    notes += _count_classes(folder, y, is_test, class_names)
+    # As many channels as the picture that has most.
+    channels = max(pixels.shape[2] for pixels in pictures.values())
+    x = np.stack([convert(each, None, channels) for each in pictures.values()])
     return [(x[c], y[c]) for c in (~is_test, is_test)], class_names, notes
-
-
-def count_classes(folder, y, is_test, class_names):
-    """A note for each part, or an error if a class is missing in one."""
-    notes = []
-    for part, chosen in (("training", ~is_test), ("test", is_test)):
-        counts = np.bincount(y[chosen], minlength=len(class_names))
-        if not counts.all():
-            raise UserError(
-                f"expected {part} pictures of every class, received none of "
-                f"{class_names[counts.argmin()]!r} in {str(folder)!r}: add "
-                "some (each class needs two pictures at least), or remove the "
-                "class"
-            )
-        each = ", ".join(map("{} {}".format, class_names, counts))
-        notes.append(f"{counted(chosen.sum(), f'{part} picture')}: {each}")
-    return notes
-
-
-def read_folder(folder, paths, image_size, channels, skip_unreadable):
-    """Reads files; returns a dict from path to pixels, and notes."""
-    pictures, unreadable = {}, []
-    for path in paths:
-        try:
-            pixels = read_picture(path, image_size, channels)
-        except UserError:
-            unreadable.append(str(path.relative_to(folder)))
-            continue
-        pictures[path] = pixels
-        first_path, first = next(iter(pictures.items()))
-        if pixels.shape[:2] != first.shape[:2]:
-            raise UserError(
-                "expected pictures of one size (height x width), received {} "
-                "of {}x{} and {} of {}x{}: add --image_size H W".format(
-                    first_path, *first.shape[:2], path, *pixels.shape[:2]
-                )
-            )
-    if not unreadable:
-        return pictures, []
-    if not (skip_unreadable and pictures):
-        where = f" in {str(folder)!r}"
-        raise unreadable_error(where, unreadable, len(paths), skip_unreadable)
-    left_out = counted(len(unreadable), "picture")
-    return pictures, [f"{left_out} left out: {listed(unreadable)}"]
-
-
-def stack(pictures):
-    """One array, with as many channels as the picture that has most."""
-    channels = max(pixels.shape[2] for pixels in pictures)
-    return np.stack(
-        [to_array(from_array(pixels), None, channels) for pixels in pictures]
-    )
 
 
 def choose_test(y, names, test_fraction):
@@ -188,3 +139,61 @@ def choose_test(y, names, test_fraction):
         count = max(1, round(test_fraction * len(members)))
         is_test[members[: min(count, len(members) - 1)]] = True
     return is_test
+
+
+def _is_picture(path):
+    is_hidden = path.name.startswith(".")
+    is_known = path.suffix.lower() in PICTURE_SUFFIXES
+    return is_known and not is_hidden and path.is_file()
+
+
+def _subfolders(folder):
+    return sorted(
+        child
+        for child in (folder.iterdir() if folder.is_dir() else ())
+        if child.is_dir() and not child.name.startswith(".")
+    )
+
+
+def _read(folder, paths, image_size, channels, skip_unreadable):
+    """Reads files; returns a dict from path to pixels, and notes."""
+    pictures, unreadable = {}, []
+    for path in paths:
+        try:
+            pixels = read_picture(path, image_size, channels)
+        except UnreadablePicture as error:
+            unreadable.append(error.named(str(path.relative_to(folder))))
+            continue
+        pictures[path] = pixels
+        first_path, first = next(iter(pictures.items()))
+        if pixels.shape[:2] != first.shape[:2]:
+            raise UserError(
+                "expected pictures of one size (height x width), received {} "
+                "of {}x{} and {} of {}x{}: add --image_size H W".format(
+                    first_path, *first.shape[:2], path, *pixels.shape[:2]
+                )
+            )
+    if not unreadable:
+        return pictures, []
+    if not (skip_unreadable and pictures):
+        where = f" in {str(folder)!r}"
+        raise unreadable_error(where, unreadable, len(paths), skip_unreadable)
+    left_out = counted(len(unreadable), "picture")
+    return pictures, [f"{left_out} left out: {listed(unreadable)}"]
+
+
+def _count_classes(folder, y, is_test, class_names):
+    """A note for each part, or an error if a class is missing in one."""
+    notes = []
+    for part, chosen in (("training", ~is_test), ("test", is_test)):
+        counts = np.bincount(y[chosen], minlength=len(class_names))
+        if not counts.all():
+            raise UserError(
+                f"expected {part} pictures of every class, received none of "
+                f"{class_names[counts.argmin()]!r} in {str(folder)!r}: add "
+                "some (each class needs two pictures at least), or remove the "
+                "class"
+            )
+        each = ", ".join(map("{} {}".format, class_names, counts))
+        notes.append(f"{counted(chosen.sum(), f'{part} picture')}: {each}")
+    return notes

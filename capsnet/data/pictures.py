@@ -1,4 +1,8 @@
-"""pictures."""
+"""One picture: read from a file, and brought to a size and to channels.
+
+Files are not trusted: a broken one, whatever is wrong with it, is a
+`UserError`, and none makes the program allocate more than its size allows.
+"""
 
 import math
 import os
@@ -18,28 +22,40 @@ PICTURE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_DEFLATE_RATIO = 1032
 # A blank picture of this size is believed, whatever the size of its file.
 MAX_UNPROVEN_PIXELS = 2**22
+BROKEN = "broken or no picture"
+
+
+class UnreadablePicture(UserError):
+    """A file that cannot be read as a picture; `reason` says why not."""
+
+    def __init__(self, path, reason):
+        super().__init__(
+            f"expected a picture, received {str(path)!r}, which cannot be "
+            f"read ({reason}): replace or remove it"
+        )
+        self.reason = reason
+
+    def named(self, name):
+        """The name, and the reason where it is not that of most files."""
+        return name if self.reason == BROKEN else f"{name}: {self.reason}"
 
 
 def read_pictures(files, input_shape):
-    """Reads pictures in a model's size and channels.
-
-    Args:
-        files: Paths.
-        input_shape: `(height, width, channels)`.
+    """Reads files in a model's `input_shape`, `(height, width, channels)`.
 
     Returns:
-        Pairs of a path and its pixels, the paths that cannot be read, and
-        how many pictures were resized.
+        Pairs of a path and its pixels, the paths that cannot be read (and
+        why not), and how many pictures were resized.
     """
     pictures, unreadable, resized = [], [], 0
     for path in files:
         try:
             pixels = read_picture(path, None, input_shape[2])
-        except UserError:
-            unreadable.append(path)
+        except UnreadablePicture as error:
+            unreadable.append(error.named(path))
             continue
         if pixels.shape != tuple(input_shape):
-            pixels = to_array(from_array(pixels), input_shape[:2], None)
+            pixels = convert(pixels, input_shape[:2])
             resized += 1
         pictures.append((path, pixels))
     return pictures, unreadable, resized
@@ -59,7 +75,7 @@ def read_picture(path, image_size, channels):
         for transparency, what is transparent is white.
 
     Raises:
-        UserError: If the file cannot be read.
+        UnreadablePicture: If the file cannot be read.
     """
     try:
         with warnings.catch_warnings():
@@ -68,39 +84,50 @@ def read_picture(path, image_size, channels):
             with Image.open(path, formats=PICTURE_FORMATS) as opened:
                 limit = MAX_DEFLATE_RATIO * os.path.getsize(path)
                 if math.prod(opened.size) > max(limit, MAX_UNPROVEN_PIXELS):
-                    raise ValueError("more pixels than the file can hold")
+                    raise UserError("more pixels than its file can hold")
                 if opened.format == "PNG":
                     # Decoding alone does not look at the checksums.
                     with Image.open(path, formats=["PNG"]) as twin:
                         twin.verify()
-                picture = eight_bit(ImageOps.exif_transpose(opened))
-        return to_array(picture, image_size, channels)
+                picture = _eight_bit(ImageOps.exif_transpose(opened))
+        return _to_array(picture, image_size, channels)
+    except UserError as error:
+        reason = str(error)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        reason = f"too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+    except MemoryError:
+        reason = "too large for the memory that is free"
     # Broken bytes make Pillow's decoders raise nearly everything.
     except Exception as error:
-        reason = getattr(error, "strerror", None) or "broken or no picture"
-        raise UserError(
-            f"expected a picture, received {str(path)!r}, which cannot be "
-            f"read ({reason}): replace or remove it"
-        ) from None
+        reason = getattr(error, "strerror", None) or BROKEN
+    raise UnreadablePicture(path, reason)
 
 
-def is_picture(path):
-    return (
-        path.suffix.lower() in PICTURE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
+def convert(pixels, image_size=None, channels=None):
+    """One picture, a uint8 array, in another size or with other channels."""
+    picture = Image.fromarray(
+        pixels[..., 0] if pixels.shape[2] == 1 else pixels
     )
+    return _to_array(picture, image_size, channels)
 
 
-def eight_bit(picture):
+def adapt(x, image_size, grayscale):
+    """Resizes and greys the pictures of one part."""
+    shape = (*(image_size or x.shape[1:3]), 1 if grayscale else x.shape[3])
+    if x.shape[1:] == shape:
+        return x
+    return np.stack([convert(pixels, shape[:2], shape[2]) for pixels in x])
+
+
+def _eight_bit(picture):
     """The same picture in mode L, RGB or RGBA."""
+    if picture.mode == "F":
+        raise UserError("floating point, not 8 or 16 bits")
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("more than 16 bits")
+            raise UserError("more than 16 bits")
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    if picture.mode == "F":
-        raise ValueError("floating point")
     has_alpha = picture.mode in ("LA", "La", "PA", "RGBA", "RGBa")
     if has_alpha or "transparency" in picture.info:
         picture_with_alpha = picture.convert("RGBA")
@@ -117,31 +144,14 @@ def eight_bit(picture):
     return colour
 
 
-def to_array(picture, image_size, channels):
+def _to_array(picture, image_size, channels):
     if channels and channels < 4 and picture.mode == "RGBA":
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     if channels:
         picture = picture.convert(PICTURE_MODES[channels])
-    if image_size and picture.size != (image_size[1], image_size[0]):
-        picture = picture.resize(
-            (image_size[1], image_size[0]), Image.Resampling.LANCZOS
-        )
+    if image_size:
+        height, width = image_size
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture)
     return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def from_array(pixels):
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def adapt(x, image_size, grayscale):
-    """Resizes and greys the pictures of one part."""
-    channels = 1 if grayscale else x.shape[3]
-    image_size = image_size or x.shape[1:3]
-    if x.shape[1:] == (*image_size, channels):
-        return x
-    adapted = np.empty((len(x), *image_size, channels), np.uint8)
-    for index, pixels in enumerate(x):
-        adapted[index] = to_array(from_array(pixels), image_size, channels)
-    return adapted

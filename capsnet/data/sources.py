@@ -1,7 +1,16 @@
-"""sources."""
+"""What `--dataset` names, as one `Dataset`.
+
+`load` takes a name or a path:
+
+    digits                         drawn on the spot, needs no network
+    mnist, fashion_mnist, cifar10  downloaded once by Keras
+    FILE.npz                       x_train, y_train, x_test, y_test
+    FOLDER of four idx files       train-images-idx3-ubyte.gz, ...
+    FOLDER/train/CLASS/*.png       pictures, and FOLDER/test/CLASS/*.png
+    FOLDER/CLASS/*.png             pictures, a part of them kept for the test
+"""
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 
@@ -40,25 +49,15 @@ ACCEPTED = (
 
 @dataclasses.dataclass
 class Dataset:
-    """Pictures and labels, in a training and a test part.
+    """Pictures and labels, in a training and a test part."""
 
-    Args:
-        x_train: uint8 array of shape `(n, height, width, channels)`.
-        y_train: int64 array of shape `(n,)`, indices into `class_names`.
-        x_test: Like `x_train`.
-        y_test: Like `y_train`.
-        class_names: List of strings, one a class.
-        name: What `--dataset` was.
-        notes: Lines for the user.
-    """
-
-    x_train: np.ndarray
-    y_train: np.ndarray
+    x_train: np.ndarray  # uint8, (n, height, width, channels).
+    y_train: np.ndarray  # int64, (n,), indices into `class_names`.
     x_test: np.ndarray
     y_test: np.ndarray
-    class_names: list[str]
-    name: str
-    notes: list[str] = dataclasses.field(default_factory=list)
+    class_names: list[str]  # All different.
+    name: str  # What `--dataset` was.
+    notes: list[str] = dataclasses.field(default_factory=list)  # For the user.
 
 
 def load(
@@ -69,7 +68,7 @@ def load(
     skip_unreadable=False,
     seed=0,
 ):
-    """Loads a data set.
+    """Loads a data set, as a `Dataset`.
 
     Args:
         name: One of the names or paths in the module's docstring.
@@ -77,22 +76,20 @@ def load(
         grayscale: Boolean, turn colour into grey (ITU-R 601-2 luma).
         test_fraction: Float in (0, 1), the part of each class that a folder
             without `train` and `test` keeps for the test; 0.2 if `None`.
-        skip_unreadable: Boolean, leave out the pictures of a folder that
-            cannot be read instead of stopping.
-        seed: Integer, draws the digits of `"digits"`. The test pictures of
-            `test_fraction` do not depend on it.
-
-    Returns:
-        A `Dataset`.
+        skip_unreadable: Boolean, leave out what cannot be read in a folder.
+        seed: Integer, draws the digits of `"digits"`, and nothing else.
 
     Raises:
         UserError: If the data set is missing, broken or not usable.
     """
     name = str(name)
     path = os.path.expanduser(name)
+    class_names, notes = None, []
     try:
-        check_test_fraction(name, path, test_fraction)
-        if name not in BUILT_IN and kind(path) == "pictures":
+        kind = _kind(name, path)
+        if test_fraction is not None:
+            _check_test_fraction(name, path, kind, test_fraction)
+        if kind == "pictures":
             parts, class_names, notes = load_pictures(
                 Path(path),
                 image_size,
@@ -100,9 +97,14 @@ def load(
                 test_fraction or TEST_FRACTION,
                 skip_unreadable,
             )
+        elif kind == "idx":
+            parts = load_idx(path)
+        elif kind == "npz":
+            parts, class_names = load_npz(path)
+        elif kind == "digits":
+            parts, class_names = draw_digits(seed), DIGIT_NAMES
         else:
-            parts, class_names = load_arrays(name, path, seed)
-            notes = []
+            parts, class_names = _load_keras(name), KERAS_DATASETS[name]
         pictures, labels = check_parts(name, *parts)
         labels, class_names = index_labels(name, *labels, class_names)
         x_train, x_test = (adapt(x, image_size, grayscale) for x in pictures)
@@ -113,8 +115,9 @@ def load(
         ) from None
     except OSError as error:
         raise UserError(
-            f"expected files that can be read, received {name!r} "
-            f"({error.strerror}): check its permissions"
+            "expected files that can be read, received "
+            f"{str(error.filename or name)!r} ({error.strerror or error}): "
+            "check the permissions and the disk"
         ) from None
     return Dataset(
         x_train, labels[0], x_test, labels[1], class_names, name, notes
@@ -124,12 +127,8 @@ def load(
 def hold_out(dataset, fraction, seed):
     """Takes a part of the training pictures away for validation.
 
-    Every class keeps at least one training picture.
-
-    Args:
-        dataset: A `Dataset`; it is left as it is.
-        fraction: Float, the part of the training pictures to hold out.
-        seed: Integer, decides which ones.
+    Every class keeps at least one training picture; `seed` decides which
+    ones are taken.
 
     Returns:
         The `Dataset` without them, their pictures, their labels.
@@ -138,7 +137,7 @@ def hold_out(dataset, fraction, seed):
         UserError: If no picture would be held out, or all of a class.
     """
     y = dataset.y_train
-    count = round(fraction * len(y)) if math.isfinite(fraction) else 0
+    count = round(fraction * len(y)) if 0 < fraction < 1 else 0
     order = np.random.default_rng(seed).permutation(len(y))
     # The first of each class in the order comes before all the others, so
     # that the end of the order, which is held out, never takes a whole class.
@@ -158,12 +157,7 @@ def hold_out(dataset, fraction, seed):
 
 
 def reorder(dataset, class_names):
-    """The same data set with its classes in another order.
-
-    Args:
-        dataset: A `Dataset`; it is left as it is.
-        class_names: Its class names, in any order.
-    """
+    """The same data set, its classes in the order of `class_names`."""
     place = np.array([class_names.index(name) for name in dataset.class_names])
     return dataclasses.replace(
         dataset,
@@ -173,49 +167,35 @@ def reorder(dataset, class_names):
     )
 
 
-def kind(path):
-    """What a path holds: "idx", "pictures", "npz" or `None`."""
+def _kind(name, path):
+    """One of `BUILT_IN`, or what a path holds: "idx", "pictures", "npz"."""
+    if name in BUILT_IN:
+        return name
     if os.path.isdir(path):
         return "idx" if idx_files(path) else "pictures"
-    is_npz = os.path.isfile(path) and path.lower().endswith(".npz")
-    return "npz" if is_npz else None
-
-
-def check_test_fraction(name, path, test_fraction):
-    if test_fraction is None:
-        return
-    if not 0 < test_fraction < 1:
-        raise UserError(
-            "expected --test_fraction between 0 and 1, received "
-            f"{test_fraction}: give for example 0.2"
-        )
-    if name in BUILT_IN or kind(path) != "pictures" or has_parts(Path(path)):
-        raise UserError(
-            "expected --test_fraction with a folder of class folders only, "
-            f"received it with {name!r}: leave it out"
-        )
-
-
-def load_arrays(name, path, seed):
-    """Training and test part as arrays, and class names or `None`."""
-    if name == "digits":
-        return draw_digits(seed), DIGIT_NAMES
-    if name in KERAS_DATASETS:
-        return load_keras(name), KERAS_DATASETS[name]
-    found = kind(path)
-    if found == "idx":
-        return load_idx(path), None
-    if found == "npz":
-        return load_npz(path)
+    if os.path.isfile(path) and path.lower().endswith(".npz"):
+        return "npz"
     raise UserError(
         f"expected --dataset to be {ACCEPTED}, received {name!r}: check the "
         "name or the path"
     )
 
 
-def load_keras(name):
+def _check_test_fraction(name, path, kind, test_fraction):
+    is_one_part = kind == "pictures" and not has_parts(Path(path))
+    if not (is_one_part and 0 < test_fraction < 1):
+        raise UserError(
+            "expected --test_fraction between 0 and 1, with a folder of "
+            f"class folders only, received {test_fraction} with {name!r}: give "
+            "0.2 for example, or leave it out"
+        )
+
+
+def _load_keras(name):
     try:
         return getattr(keras.datasets, name).load_data()
+    except MemoryError:
+        raise
     # Keras raises a plain Exception when a download fails.
     except Exception as error:
         cause = str(error).strip() or type(error).__name__

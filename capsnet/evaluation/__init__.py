@@ -1,1 +1,1 @@
-"""Wing: trained models, tested and used."""
+"""What is done with a trained model: its test, its figures, its use."""

@@ -1,1 +1,1 @@
-"""Wing."""
+"""The networks around the capsules, and their files."""

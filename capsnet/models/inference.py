@@ -73,7 +73,6 @@ def predict(model, x, batch_size=PREDICT_BATCH):
         np.zeros(len(x), dtype="int64"),
         n_class=1,
         batch_size=batch_size,
-        label_input=False,
         decoder=False,
     )
     return model.predict(pipeline(batches), verbose=0)

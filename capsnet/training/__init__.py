@@ -1,1 +1,1 @@
-"""Wing."""
+"""What surrounds `fit`: recipes, callbacks, checkpoints."""

@@ -1,0 +1,287 @@
+"""Batches: whole-pixel shifts by loops, exact means, the same draws again."""
+
+import math
+import time
+
+import keras
+import numpy as np
+import pytest
+from samples import random_pictures
+
+from capsnet.data.batches import (
+    ShiftedBatches,
+    balanced_weights,
+    choose_batch_size,
+    max_shift,
+    pipeline,
+)
+
+
+def shifted_by_loops(picture, down, right):
+    height, width, channels = picture.shape
+    shifted = np.zeros_like(picture)
+    for row in range(height):
+        for column in range(width):
+            for channel in range(channels):
+                from_row, from_column = row - down, column - right
+                if 0 <= from_row < height and 0 <= from_column < width:
+                    shifted[row, column, channel] = picture[
+                        from_row, from_column, channel
+                    ]
+    return shifted
+
+
+def collect(batches):
+    collected = [batches[index] for index in range(len(batches))]
+    image = np.concatenate([batch[0]["image"] for batch in collected])
+    target = np.concatenate([batch[1]["capsnet"] for batch in collected])
+    return image, target.argmax(axis=1)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 1), (17, 17, 4)])
+def test_every_picture_is_shifted_by_whole_pixels_with_zero_fill(shape):
+    x = random_pictures(30, shape)
+    batches = ShiftedBatches(x, np.arange(30), 30, 7, shift=(2, 1), seed=3)
+    image, labels = collect(batches)
+    assert labels.tolist() == list(range(30))
+    # The draws of a seed are an interface: old runs are resumed with them.
+    generator = np.random.default_rng([3, 0])
+    down = 2 - generator.integers(0, 5, 30)
+    right = 1 - generator.integers(0, 3, 30)
+    assert set(down) == {-2, -1, 0, 1, 2} and set(right) == {-1, 0, 1}
+    for received, *picture in zip(image, x, down, right):
+        expected = shifted_by_loops(*picture).astype(np.float32) / 255
+        np.testing.assert_array_equal(received, expected)
+
+
+def test_without_a_shift_pictures_are_only_scaled():
+    x = random_pictures()
+    image, _ = collect(ShiftedBatches(x, np.zeros(12, int), 2, 5))
+    np.testing.assert_array_equal(image, x.astype(np.float32) / 255)
+    assert image.dtype == np.float32
+
+
+def test_a_batch_depends_on_seed_epoch_and_index_alone():
+    x, y = random_pictures(20), np.arange(20)
+
+    def batches(seed=1):
+        return ShiftedBatches(
+            x, y, 20, 6, shift=(2, 2), seed=seed, shuffle=True
+        )
+
+    straight = batches()
+    expected = {}
+    for epoch in range(3):
+        straight.set_epoch(epoch)
+        for index in range(len(straight)):
+            expected[epoch, index] = straight[index][0]
+    wandering = batches()
+    for epoch, index in [(2, 3), (0, 1), (2, 0), (1, 2), (0, 0)]:
+        wandering.set_epoch(epoch)
+        wandering.on_epoch_end()
+        again = wandering[index][0]
+        for key in ("image", "label"):
+            np.testing.assert_array_equal(
+                again[key], expected[epoch, index][key]
+            )
+    first, second = expected[0, 0]["image"], expected[1, 0]["image"]
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, batches(seed=2)[0][0]["image"])
+
+
+def test_an_epoch_covers_every_picture_once_in_an_order_of_its_own():
+    batches = ShiftedBatches(
+        random_pictures(23), np.arange(23), 23, 5, shuffle=True, seed=4
+    )
+    assert len(batches) == 5
+    orders = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        orders.append(collect(batches)[1].tolist())
+        drawn = np.random.default_rng([4, epoch]).permutation(23)
+        assert orders[-1] == drawn.tolist()
+    assert orders[0] != orders[1]
+
+
+def test_inputs_and_targets_follow_the_model():
+    x, y = random_pictures(4), np.array([0, 1, 2, 1])
+    inputs, targets = ShiftedBatches(x, y, 3, 4, shift=(2, 2))[0]
+    assert set(inputs) == {"image", "label"}
+    assert set(targets) == {"capsnet", "decoder"}
+    expected = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]
+    assert targets["capsnet"].tolist() == expected == inputs["label"].tolist()
+    assert targets["capsnet"].dtype == np.float32
+    np.testing.assert_array_equal(inputs["image"], targets["decoder"])
+    # TensorFlow would overwrite memory that they shared.
+    assert not np.shares_memory(inputs["image"], targets["decoder"])
+    assert not np.shares_memory(inputs["label"], targets["capsnet"])
+    inputs, targets, weights = ShiftedBatches(
+        x, y, 3, 4, decoder=False, replicas=2
+    )[0]
+    assert inputs.shape[0] == 4  # The pictures alone.
+    assert set(targets) == set(weights) == {"capsnet"}
+
+
+def test_class_weights_reach_the_margin_loss_only():
+    x, y = random_pictures(4), np.array([0, 1, 2, 1])
+    class_weight = np.array([0.5, 2.0, 3.0])
+    weights = ShiftedBatches(x, y, 3, 3, class_weight=class_weight)[0][2]
+    assert weights["capsnet"].tolist() == [0.5, 2.0, 3.0]
+    assert weights["decoder"].shape == (3, 1, 1)
+    assert weights["decoder"].ravel().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "replicas"),
+    [(7, 4, 2), (9, 4, 4), (3, 5, 2), (1, 1, 3)],
+)
+@pytest.mark.parametrize("class_weight", [None, np.array([0.5, 4.0])])
+def test_padded_batches_have_the_mean_of_the_real_pictures(
+    n, batch_size, replicas, class_weight
+):
+    x, y = random_pictures(n), np.arange(n) % 2
+    padded = ShiftedBatches(
+        x, y, 2, batch_size, replicas=replicas, class_weight=class_weight
+    )
+    plain = ShiftedBatches(x, y, 2, batch_size)
+    counts = np.ones(2) if class_weight is None else class_weight
+    assert len(padded) == math.ceil(n / batch_size)
+    for index in range(len(padded)):
+        inputs, targets, weights = padded[index]
+        expected, labels = plain[index]
+        real, rows = len(expected["image"]), len(inputs["image"])
+        assert rows % replicas == 0 and 0 <= rows - real < replicas
+        for key in ("image", "label"):
+            assert not inputs[key][real:].any()
+            np.testing.assert_array_equal(inputs[key][:real], expected[key])
+        loss = np.arange(1.0, rows + 1)
+        each = counts[labels["capsnet"].argmax(axis=1)]
+        for key, weight in (("capsnet", each), ("decoder", np.ones(real))):
+            assert not weights[key][real:].any()
+            np.testing.assert_allclose(
+                (loss * weights[key].ravel()).mean(),
+                (loss[:real] * weight).mean(),
+                rtol=1e-6,
+            )
+
+
+def test_keras_computes_the_same_losses_from_a_padded_batch():
+    image = keras.Input((6, 5, 1), name="image")
+    label = keras.Input((2,), name="label")
+    flat = keras.layers.Flatten()(image)
+    joined = keras.layers.Concatenate()([flat, label])
+    model = keras.Model(
+        {"image": image, "label": label},
+        {
+            "capsnet": keras.layers.Dense(2, name="capsnet")(flat),
+            "decoder": keras.layers.Reshape((6, 5, 1), name="decoder")(
+                keras.layers.Dense(30)(joined)
+            ),
+        },
+    )
+    model.compile(loss={"capsnet": "mse", "decoder": "mse"})
+    x, y = random_pictures(3), np.array([0, 1, 1])
+    options = {"batch_size": 3, "class_weight": np.array([3.0, 0.5])}
+    plain = ShiftedBatches(x, y, 2, **options)
+    padded = ShiftedBatches(x, y, 2, replicas=2, **options)
+    assert len(padded[0][0]["image"]) == 4
+    expected = model.evaluate(plain, verbose=0, return_dict=True)
+    actual = model.evaluate(padded, verbose=0, return_dict=True)
+    assert actual["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_one_picture_and_batches_of_one():
+    x = random_pictures(2, (17, 17, 4))
+    batches = ShiftedBatches(x, np.array([0, 1]), 2, 1, shift=(3, 3))
+    assert len(batches) == 2
+    assert batches[1][0]["image"].shape == (1, 17, 17, 4)
+    alone = ShiftedBatches(x[:1], np.array([1]), 2, 100, shuffle=True)
+    assert len(alone) == 1
+    assert alone[0][1]["capsnet"].tolist() == [[0, 1]]
+    with pytest.raises(IndexError):
+        alone[1]
+
+
+@pytest.mark.parametrize(
+    "n, labels, batch_size", [(3, 2, 1), (3, 3, 0), (0, 0, 1)]
+)
+def test_batches_refuse_what_cannot_be_batched(n, labels, batch_size):
+    with pytest.raises(ValueError, match="Received"):
+        ShiftedBatches(
+            random_pictures(3)[:n], np.zeros(labels, int), 2, batch_size
+        )
+
+
+def test_a_batch_of_100_takes_less_than_two_milliseconds():
+    x = random_pictures(2000, (28, 28, 1))
+    batches = ShiftedBatches(
+        x, np.zeros(2000, int), 10, 100, shift=(2, 2), shuffle=True
+    )
+    seconds = []
+    for index in range(len(batches)):
+        start = time.perf_counter()
+        batches[index]
+        seconds.append(time.perf_counter() - start)
+    assert np.median(seconds) < 0.002
+
+
+def test_max_shift_is_in_whole_pixels():
+    assert max_shift((28, 30, 1), 0.1) == (2, 3)
+    assert max_shift((28, 28, 1), 0) == (0, 0)
+
+
+def test_max_shift_is_the_one_of_decimal_arithmetic():
+    """0.29 * 100 is 28.999... in binary, and 29 pixels were asked for."""
+    for hundredths in range(51):
+        for size in range(1, 300):
+            down, right = max_shift((size, size), hundredths / 100)
+            assert down == right == hundredths * size // 100
+
+
+@pytest.mark.parametrize(
+    "most, pictures, replicas, expected",
+    (
+        (100, 60_000, 1, 100),
+        (128, 60_000, 1, 128),
+        (100, 10_000, 1, 100),
+        (100, 9_999, 1, 99),
+        (128, 1_000, 1, 10),
+        (100, 3, 1, 10),
+        (8, 3, 1, 8),
+        (800, 60_000, 8, 800),
+        (400, 1_500, 4, 60),
+    ),
+)
+def test_small_sets_have_small_batches(most, pictures, replicas, expected):
+    assert choose_batch_size(most, pictures, replicas) == expected
+
+
+def test_balanced_weights_are_inverse_to_the_counts():
+    weights = balanced_weights(np.array([0, 0, 0, 1, 2, 2]), 3)
+    np.testing.assert_allclose(weights, [6 / 9, 6 / 3, 6 / 6])
+
+
+def test_keras_gets_each_epochs_batches_in_order():
+    batches = ShiftedBatches(
+        random_pictures(40), np.arange(40), 40, 15, shift=(1, 1), shuffle=True
+    )
+    dataset = pipeline(batches)
+    assert len(dataset) == len(batches) == 3
+    seen = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        received = [keras.tree.flatten(batch) for batch in dataset]
+        for index, ours in enumerate(received):
+            wanted = keras.tree.flatten(batches[index])
+            for value, expected in zip(ours, wanted, strict=True):
+                np.testing.assert_array_equal(np.asarray(value), expected)
+        seen.append(np.asarray(received[0][0]))
+    assert np.any(seen[0] != seen[1])
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's own thread"
+)
+def test_no_epoch_waits_for_a_tuning_thread():
+    batches = ShiftedBatches(random_pictures(40), np.arange(40), 40, 15)
+    assert pipeline(batches).options().autotune.enabled is False

@@ -1,0 +1,79 @@
+"""Who imports whom, where `lint-imports` does not look: outside of capsnet."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import capsnet
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {
+    p.relative_to(ROOT).as_posix(): p for p in ROOT.glob("capsnet/**/*.py")
+}
+SCRIPTS = {path.name: path for path in ROOT.glob("*.py")}
+OURS = ("capsnet", "capsulelayers", "capsulenet", "utils")
+GROUND = ("capsnet.files", "capsnet.devices", "capsnet.messages")
+# What of ours a file may import, by the beginning of its name.
+ALLOWED = {
+    "utils.py": GROUND,
+    "capsulelayers.py": (
+        *GROUND,
+        "capsnet.models.fastconv",
+        "capsnet.models.routings",
+    ),
+    "capsulenet": OURS,
+    "capsnet/data/": ("capsnet", "utils"),
+    **dict.fromkeys(
+        (
+            f"capsnet/{wing}/"
+            for wing in "models training evaluation cli".split()
+        ),
+        ("capsnet", "capsulelayers", "utils"),
+    ),
+    "capsnet/": ("capsnet",),
+}
+FREE_OF_KERAS = (
+    "capsnet.data, capsnet.models, capsnet.training, capsnet.evaluation, "
+    "capsnet.messages, capsnet.files, capsnet.training.recipes, "
+    "capsnet.cli.options, capsnet.cli.checks"
+)
+
+
+def imports(tree):
+    """The modules of ours that the statements in a tree import."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (f"{n}." for n in names if n.split(".")[0] in OURS)
+
+
+@pytest.mark.parametrize("name", sorted({**ROOMS, **SCRIPTS}))
+def test_imports_run_down(name):
+    tree = ast.parse({**ROOMS, **SCRIPTS}[name].read_text(encoding="utf-8"))
+    allowed = next(ALLOWED[key] for key in ALLOWED if name.startswith(key))
+    for module in imports(tree):
+        assert module.startswith(tuple(f"{each}." for each in allowed))
+    for node in ast.walk(tree):
+        # An import inside a function would hide a circle.
+        if isinstance(node, ast.FunctionDef):
+            assert not list(imports(node))
+    if name.endswith("__init__.py"):
+        assert len(tree.body) == 1 and ast.get_docstring(tree)
+
+
+def test_the_map_of_the_house_names_every_room_and_no_other():
+    words = capsnet.__doc__.replace(",", " ").split()
+    drawn = {word for word in words if word.endswith(".py")}
+    rooms = {path.name for path in ROOMS.values()}
+    assert drawn == rooms - {"__init__.py"}
+
+
+def test_what_a_command_line_needs_is_free_of_keras():
+    code = f"import sys, {FREE_OF_KERAS}\nassert 'keras' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
