@@ -92,8 +92,15 @@ class Unread(io.FileIO):
 
 def outlive_reader():
     """Lets a command go on to its end when nobody reads its output."""
-    if (out := sys.stdout) is not None:
-        buffer = io.BufferedWriter(Unread(1, "wb", closefd=False))
-        sys.stdout = io.TextIOWrapper(
-            buffer, out.encoding, out.errors, line_buffering=out.isatty()
-        )
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Or the first files that are opened would take its place, and
+            # what libraries say would be written into them.
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))
+    out = sys.stdout
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(Unread(1, "wb", closefd=False)),
+        out.encoding,
+        out.errors,
+        line_buffering=out.isatty(),
+    )

@@ -50,9 +50,7 @@ def start(description, multi_gpu=False):
         found = sys.version.split()[0]
         sys.exit(fail(f"expected Python {needed} or newer, got {found}", 2))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(
-            signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130))
-        )
+        signal.signal(signal.SIGINT, end)
     # Hides TensorFlow's notes in the middle of a training; its errors, and
     # what it says when it is imported, are shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -60,9 +58,14 @@ def start(description, multi_gpu=False):
     return parse_args(description=description, multi_gpu=multi_gpu)
 
 
+def end(*_):
+    """Ends the process, whatever a library would make of an exception."""
+    os._exit(fail("interrupted", 130))
+
+
 def started():
     """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there."""
-    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+    if signal.getsignal(signal.SIGINT) is end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

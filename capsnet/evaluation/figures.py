@@ -1,7 +1,5 @@
 """The numbers and pictures of a test, and what becomes of older ones."""
 
-import contextlib
-import glob
 import json
 import os
 import re
@@ -9,43 +7,32 @@ import re
 import numpy as np
 
 import utils
-from capsnet.files import whole_file
+from capsnet.files import remove, whole_file
 from capsnet.messages import shorten
 from capsnet.models.inference import predict
 
 # Pictures that are drawn at most.
 SHOWN = 50
 # All that a test writes, whatever its models; --digit adds its own.
-TEST_FILES = (
-    "test.json",
-    "confusion.png",
-    "mistakes.png",
-    "real_and_recon.png",
-)
+TEST_FILES = "test.json confusion.png mistakes.png real_and_recon.png".split()
 
 
 def drop_test(save_dir, weights):
     """Removes an earlier test, so that none of it passes for the next one's.
 
-    The pictures of `--digit` stay if they are of the same model.
-
-    Args:
-        save_dir: Folder of both tests.
-        weights: Files of the models that are tested next.
+    The pictures of `--digit` stay if `weights`, the files that are tested
+    next, begin with the same model.
     """
-    test, *others = (os.path.join(save_dir, name) for name in TEST_FILES)
-    drawn = glob.glob(os.path.join(glob.escape(save_dir), "manipulate-*.png"))
+    path = os.path.join(save_dir, TEST_FILES[0])
     try:
-        with open(test, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             tested = json.load(file)["weights"][0]
         is_same = os.path.samefile(tested, weights[0])
-        if is_same and os.path.getmtime(tested) <= os.path.getmtime(test):
-            drawn = []
+        is_newer = os.path.getmtime(path) >= os.path.getmtime(tested)
     except (OSError, ValueError, LookupError, TypeError):
-        pass  # There was no test, or it does not tell of what.
-    for path in (test, *others, *drawn):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+        is_same = is_newer = False  # No test, or it does not tell of what.
+    drawn = [] if is_same and is_newer else ["manipulate-*.png"]
+    remove(save_dir, (*TEST_FILES, *drawn))
 
 
 def manipulation_path(save_dir, class_names, class_number):
@@ -65,23 +52,17 @@ def manipulation_path(save_dir, class_names, class_number):
 
 
 def spread(count, most=SHOWN):
-    """At most `most` of `count` indices, evenly from the first on.
-
-    Folders of pictures are sorted by class, and other sets may be.
-    """
+    """At most `most` of `count` indices: the set may be sorted by class."""
     shown = min(count, most)
     return np.arange(shown) * count // shown
 
 
 def test_figures(confusion, class_names):
-    """The figures of `test.json`, from counts of true and predicted classes.
+    """The figures of `test.json`, as `test` describes them.
 
     Args:
         confusion: Integer array, rows are true classes, columns predicted.
         class_names: List of strings.
-
-    Returns:
-        Dictionary as `test` returns it.
     """
     counts = confusion.sum(axis=1).tolist()
     mistakes = (confusion.sum(axis=1) - confusion.diagonal()).tolist()
@@ -127,7 +108,7 @@ def draw_test(eval_model, data, lengths, confusion, save_dir):
 
 
 def draw_mistakes(eval_model, data, lengths, save_dir):
-    """Draws `mistakes.png`, the most confident mistakes first.
+    """Draws `mistakes.png`, the most confident mistakes first, if any.
 
     Args:
         eval_model: The model that reconstructs, if it has a decoder.
@@ -160,12 +141,7 @@ def draw_pictures(eval_model, images, titles, path):
 
 
 def worst_classes(classes, named=3):
-    """A line that names the classes with the largest error.
-
-    Args:
-        classes: `figures["classes"]` of `test`.
-        named: How many of those with the same error are named.
-    """
+    """A line on the `classes` of `test_figures` with the largest error."""
     errors = {name: each["error"] or 0 for name, each in classes.items()}
     largest = max(errors.values())
     worst = [name for name in errors if errors[name] == largest]

@@ -29,18 +29,16 @@ def load_for_testing(paths, asked, build):
     """Loads models and the data to test them on.
 
     Args:
-        paths: Files of models or weights, as after `-w`.
-        asked: Dictionary of the flags that the user gave: `dataset`, `seed`,
-            `image_size`, `grayscale`, `test_fraction`, `skip_unreadable`,
-            `routings`, `dtype_policy`, `conv` and `jit_compile` (a boolean
-            or `"auto"`). For the rest the first model's record decides, and
-            for files of weights, which have none, `Network`'s defaults.
+        paths: Files of models, or of weights, which have no record.
+        asked: Dictionary of the flags that the user gave, by their names;
+            `jit_compile` is a boolean or `"auto"`. For all else the records
+            decide, of data the first one's, then the defaults.
         build: Function of a `Network`, `input_shape` and `n_class` that
             returns three models as `CapsNet` does.
 
     Returns:
-        A list of such triples, the `sources.Dataset`, and a dictionary of
-        the records by path.
+        A list of such triples, the `sources.Dataset`, and the models'
+        records, a dictionary by path, as the functions below take it.
 
     Raises:
         UserError: If a file is no model, or a model does not fit the data.
@@ -110,19 +108,15 @@ def unseen_fraction(asked, records, name):
     lies within a larger one.
 
     Args:
-        asked: None, or the fraction that the user asked for.
-        records: Dictionary, a model's record for each file.
+        asked: None, or the fraction that the user asked for; it may be
+            smaller.
+        records: As from `load_for_testing`.
         name: The data set to test on.
-
-    Raises:
-        UserError: If more is asked for than was kept.
     """
     flags = [record.get("flags", {}) for record in records.values()]
-    kept = [
-        each.get("test_fraction")
-        for each in flags
-        if place_of(each.get("dataset")) == place_of(name)
-    ]
+    here = place_of(name)
+    same = [each for each in flags if place_of(each.get("dataset")) == here]
+    kept = [each.get("test_fraction") for each in same]
     smallest = min((each or TEST_FRACTION for each in kept), default=1)
     if asked and asked > smallest:
         raise UserError(
@@ -145,12 +139,7 @@ def recorded_names(records, data):
 def order_classes(data, records):
     """The data with its classes in the order that the models know them in.
 
-    Args:
-        data: A `sources.Dataset`, with as many classes as the models have.
-        records: Dictionary, a model's record for each file.
-
-    Returns:
-        The data as it is where the models know other classes.
+    Where they know other classes, the data stay as they are.
 
     Raises:
         UserError: If the models have them in different orders, or know some
@@ -177,12 +166,7 @@ def order_classes(data, records):
 
 
 def trained_elsewhere(records, data):
-    """Lines that name the models which were trained on something else.
-
-    Args:
-        records: Dictionary, a model's record for each file.
-        data: The `sources.Dataset` that they are tested on.
-    """
+    """Lines that name the models which were trained on something else."""
     tested = os.path.basename(place_of(data.name))
     names = recorded_names(records, data)
     for path, record in records.items():
@@ -197,11 +181,7 @@ def trained_elsewhere(records, data):
 
 
 def class_number(name, data):
-    """The index of a class given by its name, or else its number.
-
-    Raises:
-        UserError: If there is no such class, or no test picture of it.
-    """
+    """The index of a class given by its name, or else its number."""
     n_class = len(data.class_names)
     choices = [*data.class_names, *map(str, range(n_class))]
     if name not in choices:

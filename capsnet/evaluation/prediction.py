@@ -20,13 +20,7 @@ COLUMNS = ("file", "class", "length", "runner_up", "runner_up_length")
 
 
 def make_rows(files, lengths, class_names):
-    """One row a file, as `COLUMNS` says: its class and the runner-up.
-
-    Args:
-        files: List of strings.
-        lengths: Array of shape `(len(files), n_class)`.
-        class_names: List of strings.
-    """
+    """One row a file, as `COLUMNS` says, from lengths `(files, n_class)`."""
     order = np.argsort(-lengths, axis=-1, kind="stable")
     return [
         (
@@ -103,13 +97,7 @@ def predict_files(models, files, class_names, skip_unreadable=False):
 
 
 def write_predictions(eval_model, rows, images, save_dir):
-    """Writes `predictions.csv` and `predictions.png`.
-
-    Args:
-        eval_model: The model that reconstructs, if it has a decoder.
-        rows, images: What `predict_files` returns.
-        save_dir: Folder.
-    """
+    """Writes `predictions.csv` and, drawn by a model, `predictions.png`."""
     with whole_file(os.path.join(save_dir, "predictions.csv")) as path:
         # A file's name may hold any bytes.
         with open(

@@ -59,44 +59,31 @@ def test_figures_of_each_class_are_read_off_the_confusion():
 
 
 @pytest.mark.parametrize("channels", (1, 3))
-def test_worst_mistakes_are_drawn_first(channels, models, tmp_path, figures):
-    model, wrong = models[channels], (3, 5, 8, 13)
-    data, lengths = mislabelled(model, 20, wrong)
-    capsulenet.test([model], data, str(tmp_path))
-    order = sorted(wrong, key=lambda i: -lengths[i].max())
-    mistakes = figures[1]  # After the confusion.
+@pytest.mark.parametrize("wrong", ((3, 5, 8, 13), range(60)))
+def test_worst_mistakes_and_50_pictures_are_drawn(
+    models, tmp_path, figures, channels, wrong
+):
+    model = models[channels]
+    data, lengths = mislabelled(model, 60, wrong)
+    test = capsulenet.test([model], data, str(tmp_path))
+    assert (test["mistakes"], test["pictures"]) == (len(wrong), 60)
+    real = data.x_test / np.float32(255)
+    made = model.predict(real, verbose=0)["decoder"]
+    _, mistakes, spread_out = figures  # The first is the confusion.
+    # The most confident ones first, each beside its reconstruction.
+    order = sorted(wrong, key=lambda i: -lengths[i].max())[:50]
     axes = [axis for axis in mistakes.axes if axis.get_images()]
-    assert [axis.get_title() for axis in axes] == [
+    assert [axis.get_title().replace("\n", " ") for axis in axes] == [
         f"{NAMES[data.y_test[i]]} -> {NAMES[lengths[i].argmax()]}"
         for i in order
     ]
-    real = data.x_test[order] / 255
-    made = model.predict(real, verbose=0)["decoder"]
-    for axis, *pair in zip(axes, real, made):
-        expected = utils.combine_images(pair, 2)
-        found = axis.get_images()[0].get_array().astype(int)
-        np.testing.assert_allclose(found, expected.squeeze(), atol=1)
-
-
-def test_at_most_50_mistakes_are_drawn(models, tmp_path, figures):
-    data, _ = mislabelled(models[1], 60, range(60))
-    test = capsulenet.test([models[1]], data, str(tmp_path))
-    assert test["mistakes"] == 60
-    assert sum(len(axis.get_images()) for axis in figures[1].axes) == 50
-
-
-@pytest.mark.parametrize("channels", (1, 3))
-def test_50_pictures_are_reconstructed_in_their_colours(
-    tmp_path, channels, models, figures
-):
-    x, y = bars(60, (17, 17, channels))
-    data = Dataset(x, y, x, y, NAMES, "bars")
-    model = models[channels]
-    assert capsulenet.test([model], data, tmp_path)["pictures"] == 60
-    real = x[[int(number * 1.2) for number in range(50)]] / np.float32(255)
-    made = model.predict(real, verbose=0)["decoder"]
-    for axis, pictures in zip(figures[-1].axes, (real, made), strict=True):
-        expected = utils.combine_images(pictures, 10).squeeze()
+    drawn = [(axis, [real[i], made[i]], 2) for axis, i in zip(axes, order)]
+    # Those of the whole test part: 50, in rows of ten.
+    shown = [int(number * 1.2) for number in range(50)]
+    above, below = spread_out.axes
+    drawn += [(above, real[shown], 10), (below, made[shown], 10)]
+    for axis, pictures, columns in drawn:
+        expected = utils.combine_images(pictures, columns).squeeze()
         found = axis.get_images()[0].get_array().astype(int)
         np.testing.assert_allclose(found, expected, atol=1)
 

@@ -1,0 +1,196 @@
+"""Runs that were interrupted go on, and end like those that were not."""
+
+import hashlib
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import keras
+import pytest
+from running import (
+    command,
+    contents,
+    message_of,
+    run,
+    same,
+    train,
+    weights_of,
+)
+
+from capsnet.files import read_state, state_sha256
+from capsnet.training import callbacks
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, data):
+    """Stopped in epoch 3, between the row in the log and the checkpoint."""
+    folder = tmp_path_factory.mktemp("runs") / "an interrupted run's"
+    keep = callbacks.keep
+
+    def stop(folder, model, state):
+        if state["epochs_done"] == 3:
+            raise KeyboardInterrupt
+        keep(folder, model, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "keep", stop)
+        stopped = train(folder, data, "--epochs", 4)
+    return stopped, stopped.log()
+
+
+@pytest.fixture(scope="module")
+def resumed(interrupted):
+    """Goes on with the very command that the interrupted run printed."""
+    advice = message_of(interrupted[0], status=130).split("Go on: ")[1]
+    words = shlex.split(advice)
+    words = words[words.index("python") + 1 :]
+    assert Path(words[0]).name == "capsulenet.py"
+    return run(*words[1:], folder=interrupted[0].folder)
+
+
+@pytest.fixture
+def copy(tmp_path, trained):
+    """A finished run that the test may change."""
+    shutil.copytree(trained.folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def change_state(folder, change):
+    """Changes a checkpoint's state, and makes its digest fit."""
+    path = folder / "checkpoint" / "state.json"
+    state = json.loads(path.read_text())
+    change(state)
+    state["state_sha256"] = state_sha256(state)
+    path.write_text(json.dumps(state))
+
+
+def test_same_seed_gives_the_same_log(trained, interrupted):
+    log = interrupted[1]
+    # One row more than there are epochs in the checkpoint.
+    assert log["epoch"].tolist() == [0, 1, 2]
+    for name, values in trained.log().items():
+        assert values[:3].tolist() == log[name].tolist(), name
+
+
+def test_another_seed_gives_another_log(tmp_path, data, trained):
+    log = train(tmp_path, data, "--epochs", 1, "--seed", 1).log()
+    for name in ("loss", "capsnet_loss", "decoder_loss"):
+        assert log[name][0] != trained.log()[name][0]
+
+
+def test_resumed_run_is_the_uninterrupted_one(trained, resumed):
+    assert resumed.status == 0, resumed.err
+    log = (resumed.folder / "log.csv").read_bytes()
+    assert log == (trained.folder / "log.csv").read_bytes()
+    assert same(weights_of(trained.model()), weights_of(resumed.model()))
+    # Epochs 1 and 2 were not run again.
+    assert "Epoch 2:" not in resumed.out and "Epoch 3:" in resumed.out
+    record, expected = resumed.record(), trained.record()
+    assert len(record["seconds_per_epoch"]) == 4
+    for each in (record, expected):
+        for name in ("seconds_per_epoch", "flags"):
+            del each[name]
+    assert record == expected
+
+
+def test_resuming_a_finished_run_says_that_it_is_finished(copy):
+    before = contents(copy / "checkpoint")
+    (copy / "run.json").unlink()  # As if killed just before it.
+    again = command(copy, "--resume")
+    assert again.status == 0, again.err
+    expected = "The run is finished: 4 of 4 epochs; a larger --epochs goes on"
+    assert expected in again.out.splitlines()
+    assert "Training on" not in again.out and "Epoch" not in again.out
+    assert again.record()["epoch"] == 4
+    assert contents(copy / "checkpoint") == before
+
+
+def test_finished_run_goes_on_to_more_epochs(copy, trained, monkeypatch):
+    hashed, digest = [], hashlib.file_digest
+
+    def watch(file, name):
+        hashed.append(Path(file.name).suffix)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", watch)
+    more = command(copy, "--resume", "--epochs", 5)
+    assert more.status == 0, more.err
+    # Each file of weights once: hundreds of megabytes for large pictures.
+    assert hashed == [".h5", ".h5"]
+    log = more.log()
+    assert log["epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert log["loss"][:4].tolist() == trained.log()["loss"].tolist()
+    assert log["learning_rate"][4] == pytest.approx(0.001 * 0.9**4)
+    assert more.record()["epoch"] == 5
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    (
+        ("--routings 1", "--routings 3, got 1"),
+        ("--lr 0.1", "--lr 0.001, got 0.1"),
+        ("--epochs 3", "--epochs 4, got 3"),
+    ),
+)
+def test_resume_with_other_flags_is_refused(trained, flags, expected):
+    before = contents(trained.folder)
+    again = command(trained.folder, "--resume", *flags.split())
+    assert expected in message_of(again)
+    assert contents(trained.folder) == before
+
+
+def test_resume_under_another_backend_is_refused(copy, monkeypatch):
+    backend = keras.backend.backend()
+    other = "jax" if backend == "tensorflow" else "tensorflow"
+    pytest.importorskip(other)
+    change_state(copy, lambda state: state["environment"].update(backend=other))
+    before = contents(copy)
+    message = message_of(command(copy, "--resume", "--epochs", 5))
+    assert f"started with KERAS_BACKEND={other}, got {backend};" in message
+    assert f"put KERAS_BACKEND={other} before the command" in message
+    assert contents(copy) == before
+
+
+def test_damaged_checkpoint_is_refused_and_nothing_overwritten(copy):
+    (weights,) = copy.glob("checkpoint/*.h5")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    before = contents(copy)
+    again = command(copy, "--resume", "--epochs", 5)
+    assert "is damaged" in message_of(again)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("recipe, most", (("classic", 100), ("paper", 128)))
+def test_batches_of_a_small_set_are_printed_recorded_and_kept(
+    tmp_path, data, recipe, most
+):
+    argv = ["--recipe", recipe, "-r", 1, "--lam_recon", 0, "--epochs", 1]
+    first = command(tmp_path, "--dataset", data, *argv)
+    assert first.status == 0, first.err
+    line = f"Batches of 10, not {most}, for 40 training pictures: 4 steps an"
+    assert line in first.out
+    assert "on a CPU, in batches of 10\n" in first.out
+    record = first.record()
+    assert record["batch_size"] == 10
+    # As it was given: the flags tell what was asked for.
+    assert record["flags"]["batch_size"] == (128 if most == 128 else None)
+    state = read_state(tmp_path)
+    again = command(tmp_path, "--resume", "--epochs", 2)
+    assert again.status == 0, again.err
+    assert again.record()["batch_size"] == 10 == state["batch_size"]
+    kept = read_state(tmp_path)["flags"]["batch_size"]
+    assert kept == record["flags"]["batch_size"]
+
+
+def test_batch_size_that_is_given_holds_also_for_older_runs(tmp_path, data):
+    argv = ["--batch_size", 30, "-r", 1, "--lam_recon", 0, "--epochs", 1]
+    first = command(tmp_path, "--dataset", data, *argv)
+    assert first.record()["batch_size"] == 30
+    assert "Batches of" not in first.out
+    # Runs of before recorded only the flag.
+    change_state(tmp_path, lambda state: state.pop("batch_size"))
+    again = command(tmp_path, "--resume", "--epochs", 2)
+    assert again.status == 0, again.err
+    assert again.record()["batch_size"] == 30
