@@ -42,11 +42,6 @@ ROWS = {
     "no-decoder": ("--lam_recon", "0"),
 }
 SCHEDULE = ("--lr_decay", "0.4")
-RULES = (
-    f"Each run is the classic recipe with its flags and `{' '.join(SCHEDULE)}`."
-    " The test error is that after each epoch; margin loss and mean squared "
-    "error of the reconstruction are those of the last epoch of training."
-)
 
 
 def mean(rows, key, otherwise=None):
@@ -83,7 +78,7 @@ def report(runs, out):
         for line in lines
         for run in line
     )
-    text = f"{table}\n\n{RULES} {'; '.join(machines)}."
+    text = f"{table}\n\n{'; '.join(machines)}."
     processes.insert(out / "README.md", "differences", text, add=True)
 
 

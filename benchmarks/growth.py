@@ -126,19 +126,8 @@ def rows(axis, series):
 
 
 def describe(record):
-    """The machine, what was run, and a table for each axis."""
-    settings = record["settings"]
-    parts = [
-        processes.machine_line(record["environment"]),
-        f"Training with {settings['dtype_policy']}, conv {settings['conv']}, "
-        f"jit_compile {settings['jit_compile']}; 28x28x1, 10 classes, 3 "
-        "rounds of routing where nothing else is said. Median of "
-        f"{settings['steps']} steps, each point in a process of its own, the "
-        f"fastest pass of {settings['passes']} over all points. Billions "
-        "(G) of multiplications of a training step, counted from the shapes: "
-        "as the paper writes the network, and as done here (`python "
-        "benchmarks/growth.py -h` says how).",
-    ]
+    """The machine and a table for each axis."""
+    parts = [processes.machine_line(record["environment"])]
     for axis, series in record["axes"].items():
         title = AXES[axis][0]
         if axis != "batch_size":
@@ -149,9 +138,10 @@ def describe(record):
 
 def draw_axis(panels, axis, series):
     """One column of the plot: step time above, peak memory below."""
-    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    series = [point for point in series if "error" not in point]
+    if not series:
+        return
     values = [point[axis] for point in series]
     work = [point["multiplications"]["done"] for point in series]
     # The point that is on other axes too.
@@ -159,20 +149,18 @@ def draw_axis(panels, axis, series):
     seconds = [point["median_seconds"] for point in series]
     memory = [(point["peak_memory_bytes"] or 0) / 1e9 for point in series]
     slope = [seconds[shared] * each / work[shared] for each in work]
-    label = "slope of the work done"
-    panels[0].plot(values, slope, linestyle="--", color="gray", label=label)
     for panel, measured in zip(panels, (seconds, memory)):
-        panel.set(xscale="log", yscale="log")
-        if not all(measured):
-            continue
-        panel.plot(values, measured, marker="o", label="measured")
-        panel.set_ylim(min(measured) / 1.6, max(measured) * 1.6)
-        panel.set_xticks(values, [str(value) for value in values], fontsize=8)
-        panel.xaxis.set_minor_locator(NullLocator())
+        panel.loglog(values, measured, marker="o", label="measured")
+        if all(measured):
+            panel.set_ylim(min(measured) / 1.6, max(measured) * 1.6)
+        panel.set_xticks(values, map(str, values), fontsize=8)
+        panel.minorticks_off()
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.3)
+    text = "slope of the work done"
+    panels[0].plot(values, slope, linestyle="--", color="gray", label=text)
     title = f"batches of {series[0]['batch_size']}"
     title = "by batch" if axis == "batch_size" else title
     panels[0].set_title(title, fontsize=10)
@@ -187,17 +175,13 @@ def draw(record, path):
     matplotlib.use("Agg")  # Pictures are files; no window ever opens.
     import matplotlib.pyplot as plt
 
-    shown = {
-        axis: series
-        for axis, series in record["axes"].items()
-        if any("error" not in point for point in series)
-    }
+    shown = record["axes"]
     size = (1 + 3.4 * len(shown), 6.4)
     figure, axes = plt.subplots(
         2, len(shown), figsize=size, dpi=120, squeeze=False
     )
     for panels, (axis, series) in zip(axes.T, shown.items()):
-        draw_axis(panels, axis, series)
+        draw_axis(panels, axis, [p for p in series if "error" not in p])
     axes[0, 0].set_ylabel("training step, s")
     axes[1, 0].set_ylabel("peak memory, GB")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right")

@@ -59,17 +59,8 @@ HEADER = (
     "row|routing|reconstruction|test error, %|standard deviation|runs, n|best|"
     "epochs|s an epoch|machine|paper|CapsNet-Keras"
 ).split("|")
-SHORT = ("", "routing", "reconstruction", "test error, %", *HEADER[-2:])
-RULES = (
-    "Rules: the test set chooses nothing; the last epoch counts; no run is "
-    "left out. Test errors are means over n seeds, beside them the standard "
-    "deviation of the n (n - 1 in its denominator); seconds are the median "
-    "of all epochs. Runs with other flags or epochs are lines of their own. "
-    "The last two columns are the reports of others: mean (standard "
-    "deviation) of 3 trials."
-)
+SHORT = [*HEADER[:4], "paper", "classic CapsNet-Keras"]
 COLOURS = dict(zip(OTHERS, ("black", "C0", "C1", "C2", "C3")))
-# Longer runs get a logarithmic axis, or else the short ones would not show.
 LINEAR_EPOCHS = 100
 
 
@@ -187,63 +178,51 @@ def short_table(lines):
         errors = errors_of(line)
         error = f"{statistics.mean(errors):.2f}"
         if len(errors) > 1:
-            error += f" ({statistics.stdev(errors):.3f}), n = {len(errors)}"
+            error += f" ({statistics.stdev(errors):.3f})"
         rows.append([version, *capsules_of(line), error, *OTHERS[version]])
-    seconds = [seconds_of(line) for line in chosen.values()]
-    seconds = [text for text in (seconds[0], seconds[-1]) if text]
+    counts = sorted({len(line) for line in chosen.values()})
+    text = f"`{flags}`; seeds a row: {' to '.join(map(str, counts))}; "
     machines = machines_of(sum(chosen.values(), []))
-    text = f"{machines}; {' to '.join(dict.fromkeys(seconds))} s an epoch; "
-    text += f"`{flags}`. In parentheses: standard deviation."
-    return f"{processes.table(SHORT, rows)}\n\n{text}"
-
-
-def draw_line(axis, line, style):
-    """Mean over the seeds by epoch, and from the smallest to the largest."""
-    epochs = flags_of(line)["epochs"]
-    logs = [[row["test_error"] for row in run.log[:epochs]] for run in line]
-    columns = list(zip(*logs))
-    x = range(1, len(columns) + 1)
-    means = [statistics.mean(column) for column in columns]
-    text = f"{label(line)}, {epochs} epochs, n = {len(line)}"
-    every = max(1, len(columns) // 12)
-    axis.plot(x, means, label=text, markevery=every, **style)
-    low, high = (list(map(f, columns)) for f in (min, max))
-    axis.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+    return f"{processes.table(SHORT, rows)}\n\n{text}{machines}."
 
 
 def draw(lines, path):
-    """`mnist.png`: test error against epoch."""
+    """`mnist.png`: test error by epoch, mean and extremes over the seeds."""
     # Here, so that flags are answered at once.
     import matplotlib
 
     matplotlib.use("Agg")  # Pictures are files; no window ever opens.
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     figure, axis = plt.subplots(figsize=(9, 5), dpi=120)
     axis.set(xlabel="epoch", ylabel="test error, %")
-    drawn = []
-    for line in lines:
+    for number, line in enumerate(lines):
         version, _, recipe = line[0].row.partition("-")
+        epochs = flags_of(line)["epochs"]
+        logs = [[row["test_error"] for row in run.log[:epochs]] for run in line]
+        columns = list(zip(*logs))
+        mean, low, high = (
+            list(map(f, columns)) for f in (statistics.mean, min, max)
+        )
         style = {
             "color": COLOURS[version],
             "linestyle": "--" if recipe == "paper" else "-",
-            "marker": ".sx^v"[drawn.count(line[0].row) % 5],
-            "markersize": 4,
-            "linewidth": 1.2,
+            "marker": ".sx^v"[number % 5],
+            "markevery": max(1, epochs // 12),
+            "label": f"{label(line)}, {epochs} epochs, n = {len(line)}",
         }
-        drawn.append(line[0].row)
-        draw_line(axis, line, style)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        x = range(1, len(columns) + 1)
+        axis.plot(x, mean, markersize=4, linewidth=1.2, **style)
+        axis.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+    # Beside long runs short ones would not show.
+    axis.xaxis.get_major_locator().set_params(integer=True)
     if axis.dataLim.x1 > LINEAR_EPOCHS:
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     if axis.dataLim.y1 > 0:
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     for scale in (axis.xaxis, axis.yaxis):
         scale.set_major_formatter("{x:g}")
-        scale.set_minor_formatter(NullFormatter())
+        scale.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3)
     # Beside the panel, where no line can run.
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
@@ -254,8 +233,7 @@ def draw(lines, path):
 def report(runs, out):
     """Writes the tables and `mnist.png`."""
     lines = runner.lines_of(runs)
-    parts = [table(lines), *unfinished(runs), RULES]
-    parts += ["The command of each line:", commands(lines)]
+    parts = [table(lines), *unfinished(runs), commands(lines)]
     processes.insert(out / "README.md", "mnist", "\n\n".join(parts), add=True)
     if lines:
         with whole_file(out / "mnist.png") as temporary:

@@ -163,24 +163,17 @@ def cells(row, first):
 
 
 def describe(record):
-    """The machine, what was run, and the table."""
-    settings, rows = record["settings"], record["rows"]
-    done = [row for row in rows if "error" not in row]
-    machines = {row["backend"]: row["environment"] for row in done}
-    text = (
-        f"28x28x1, 10 classes, 3 routings, with decoder; batches of "
-        f"{settings['batch_size']} in training and 250 in predict. `fit` for "
-        f"{settings['seconds']} seconds, `predict` over "
-        f"{settings['predict_pictures']} pictures, the fastest pass of "
-        f"{settings['passes']}. 'Ratio' is to the first row."
-    )
+    """The machine and the table."""
+    rows, parts = record["rows"], []
+    measured = [row for row in rows if "error" not in row]
+    machines = {row["backend"]: row["environment"] for row in measured}
+    parts.append(processes.machine_line(*machines.values()))
     if record["missing"]:
-        text += f" Not installed: {', '.join(record['missing'])}."
+        parts.append(f"Not installed: {', '.join(record['missing'])}.")
     busy = any(row.get("gpu_percent") for row in rows)
     columns = len(HEADER) if busy else len(HEADER) - 1
     shown = [cells(row, rows[0])[:columns] for row in rows]
-    table = processes.table(HEADER[:columns], shown)
-    return [processes.machine_line(*machines.values()), text, table]
+    return [*parts, processes.table(HEADER[:columns], shown)]
 
 
 def main(argv=None):

@@ -204,8 +204,7 @@ def goals(record, routings):
 
 
 def describe(record):
-    """The machine, what was run, and the two tables."""
-    settings = record["settings"]
+    """The machine and the two tables."""
     contenders = [
         (
             name,
@@ -227,13 +226,6 @@ def describe(record):
     ]
     return [
         processes.machine_line(record["environment"]),
-        f"Batches of {settings['batch_size']} in training and "
-        f"{settings['predict_batch']} in predict, 28x28x1, 10 "
-        f"classes, {settings['routings']} routings, "
-        f"{settings['dtype_policy']}, jit_compile {settings['jit_compile']}; "
-        f"median (smallest to largest) of {settings['repeats']} turns of "
-        f"{settings['steps']} training steps, or of "
-        f"{settings['predict_pictures']} pictures in predict.",
         processes.table(HEADER, contenders),
         processes.table(("goal", "measured", "bound", "met"), reached),
     ]

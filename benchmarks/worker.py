@@ -125,6 +125,10 @@ def build(spec):
 def convolution_work(layer, input_shape, batch_size, first=False):
     """Multiplications of a convolution's part of a training step.
 
+    Every product is done three times, for the output and the gradients of its
+    two factors; but a transform, one of whose factors is constant, twice, and
+    so is a first layer. The kernel is transformed once a step.
+
     Args:
         layer: A `FastConv2D`.
         input_shape: Shape of its input, the batch first.
@@ -132,11 +136,7 @@ def convolution_work(layer, input_shape, batch_size, first=False):
         first: Whether nothing below needs its gradient.
 
     Returns:
-        Pair of integers: by the direct way, and by the way it takes. Every
-        product is done three times, for the output and the gradients of its
-        two factors; but a transform, one of whose factors is constant,
-        twice, and so is a first layer. The kernel is transformed once a
-        step, not once a picture.
+        Pair of integers: by the direct way, and by the way it takes.
     """
     _, height, width, channels = input_shape
     outputs = math.prod(layer.compute_output_shape(input_shape)[1:])
@@ -157,9 +157,7 @@ def convolution_work(layer, input_shape, batch_size, first=False):
 def work(train_model, batch_size):
     """Multiplications of a training step, counted from the shapes.
 
-    Only the products of matrices count, not what is done element by element
-    (squash, softmax, Adam); forward and backward, three times the forward
-    pass, see `convolution_work`.
+    Only the products of matrices count, not what is done element by element.
 
     Returns:
         Dictionary: `written`, with direct convolutions and with votes that
