@@ -52,21 +52,13 @@ POLL_SECONDS = 1
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Rows of a table, and how they become one.
+    """Rows of a table, and how they become one."""
 
-    Attributes:
-        name: Of its folder in `--out`, and of its place in README.md there.
-        rows: Dictionary, the flags of each row.
-        epochs: Default of `--epochs`.
-        report: Function of the runs and the folder of `--out`; writes.
-        usual: Flags of all rows, which `--extra` may replace.
-    """
-
-    name: str
-    rows: dict
-    epochs: int
-    report: Callable
-    usual: tuple = ()
+    name: str  # Of its folder in `--out`, and of its place in README.md there.
+    rows: dict  # The flags of each row.
+    epochs: int  # Default of `--epochs`.
+    report: Callable  # Function of the runs and of `--out`; writes.
+    usual: tuple = ()  # Flags of all rows, which `--extra` may replace.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +78,11 @@ class Run:
         usual = comparable(recorded(*row, *self.study.usual))
         words = []
         for name, value in comparable(self.record["flags"]).items():
-            if name == "epochs" or value == usual[name]:
-                continue
-            words.append(f"--{name}")
-            if not isinstance(usual[name], bool):
+            if name != "epochs" and value != usual[name]:
                 values = value if isinstance(value, list) else [value]
-                words += map(str, values)
+                # What is true or false takes no value.
+                values = [] if isinstance(usual[name], bool) else values
+                words += [f"--{name}", *map(str, values)]
         return words
 
 
