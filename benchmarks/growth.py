@@ -150,9 +150,10 @@ def draw_axis(panels, axis, series):
     memory = [(point["peak_memory_bytes"] or 0) / 1e9 for point in series]
     slope = [seconds[shared] * each / work[shared] for each in work]
     for panel, measured in zip(panels, (seconds, memory)):
+        if not all(measured):
+            continue  # Windows does not tell the memory.
         panel.loglog(values, measured, marker="o", label="measured")
-        if all(measured):
-            panel.set_ylim(min(measured) / 1.6, max(measured) * 1.6)
+        panel.set_ylim(min(measured) / 1.6, max(measured) * 1.6)
         panel.set_xticks(values, map(str, values), fontsize=8)
         panel.minorticks_off()
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
