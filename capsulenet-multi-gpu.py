@@ -12,17 +12,17 @@ so that two GPUs train like one and no picture is left out.
 
 import sys
 
-from capsnet.cli.settings import parse_args
+from capsnet.cli import checks
 
 if __name__ == "__main__":
     # -h and a wrong flag answer before TensorFlow is imported.
-    parse_args(description=__doc__, multi_gpu=True)
+    args = checks.start(__doc__, multi_gpu=True)
 
-import keras  # noqa: E402
+import keras
 
-import capsulenet  # noqa: E402
-from capsnet.cli.checks import is_training  # noqa: E402
-from capsnet.messages import UserError, counted, fail  # noqa: E402
+from capsnet.cli import commands
+from capsnet.messages import UserError, counted, fail
+from capsulenet import SCRIPT
 
 
 def make_strategy(gpus, device):
@@ -68,19 +68,23 @@ def make_strategy(gpus, device):
     return tf.distribute.MirroredStrategy(names)
 
 
-def main(argv=None):
-    """Parses a command line and runs it; returns the exit status."""
-    args = parse_args(argv, description=__doc__, multi_gpu=True)
+def run(args):
+    """Does what checked flags ask for; returns the exit status."""
+    if args.task is not None:  # Only a training is divided.
+        return commands.run(args, SCRIPT)
     try:
         strategy = make_strategy(args.gpus, args.device)
     except UserError as error:
         return fail(str(error), 2)
     replicas = strategy.num_replicas_in_sync
-    if is_training(args):
-        devices = counted(replicas, "device")
-        print(f"Training on {devices}")
-    return capsulenet.run(args, strategy.scope, replicas)
+    print(f"Training on {counted(replicas, 'device')}")
+    return commands.run(args, SCRIPT, strategy.scope, replicas)
+
+
+def main(argv=None):
+    """Parses a command line and runs it; returns the exit status."""
+    return run(checks.parse_args(argv, __doc__, multi_gpu=True))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(args))

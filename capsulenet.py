@@ -17,129 +17,44 @@ Training writes into `--save_dir` (default `result`): `trained_model.keras`,
 where `--save_dir` is given, else nothing.
 """
 
-import contextlib
 import functools
-import math
 import os
 import sys
 
-from capsnet.cli import settings
-
-parse_args = functools.partial(settings.parse_args, description=__doc__)
+from capsnet.cli import checks
 
 if __name__ == "__main__":
-    parse_args()  # -h and a wrong flag answer before Keras is imported.
+    # -h and a wrong flag answer before Keras is imported.
+    args = checks.start(__doc__)
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-from keras import layers, ops  # noqa: E402
+import keras
+import numpy as np
+from keras import layers, ops
 
-import utils  # noqa: E402
-from capsnet.cli.checks import is_training
-from capsnet.cli.options import GEOMETRY
-from capsnet.cli.settings import flags_of
-from capsnet.data.batches import (
-    ShiftedBatches,
-    balanced_weights,
-    choose_batch_size,
-    max_shift,
-    pipeline,
-)
-from capsnet.data.folders import find_pictures
-from capsnet.data.sources import hold_out, load
-from capsnet.devices import (
-    environment,
-    machine_memory,
-    make_deterministic,
-    runs_on_cpu,
-)
-from capsnet.evaluation import loading
+import utils
+from capsnet.cli import commands
+from capsnet.data.batches import ShiftedBatches, max_shift, pipeline
 from capsnet.evaluation.figures import (
     draw_mistakes,
+    drop_test,
+    manipulation_path,
     spread,
     test_figures,
-    worst_classes,
 )
-from capsnet.evaluation.loading import (
-    load_for_testing,
-    picture_flags,
-    trained_elsewhere,
-)
-from capsnet.evaluation.prediction import (
-    format_table,
-    predict_files,
-    write_predictions,
-)
-from capsnet.files import locked, read_state, whole_file, write_json
-from capsnet.messages import UserError, counted, cross, fail, file_name
+from capsnet.files import LOG, MODEL, whole_file, write_json
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.geometry import (
     CONV_FILTERS,
     DIM_PRIMARY,
     PRIMARY_TYPES,
-    check_memory,
     fit_geometry,
-    make_plan,
 )
-from capsnet.models.inference import PREDICT_BATCH, lengths_model, predict
-from capsnet.models.networks import (
-    SMALLEST_BASELINE,
-    Baseline,
-    Decoder,
-    attach,
-    initializers,
-    reconstruction_weight,
-)
-from capsnet.models.saving import (
-    export,
-    load_models,
-    load_weights,
-    save_half,
-    save_model,
-)
-from capsnet.training.callbacks import (
-    EpochClock,
-    Keeper,
-    Log,
-    TestError,
-    final_figures,
-    log_columns,
-)
-from capsnet.training.checkpoints import cut_log, drop_run, load_checkpoint
-from capsnet.training.recipes import DEFAULT_BATCH_SIZE
-from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap  # noqa: E402
+from capsnet.models.inference import lengths_model, predict
+from capsnet.models.networks import Baseline, Decoder, attach, initializers
+from capsnet.training import callbacks, checkpoints
+from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap
 
 NOISE = np.linspace(-0.25, 0.25, 11)
-
-
-@keras.saving.register_keras_serializable(package="capsnet")
-class Decay(keras.optimizers.schedules.ExponentialDecay):
-    """`ExponentialDecay` that never falls below `minimum`."""
-
-    def __init__(self, *args, minimum=0.0, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.minimum = minimum
-
-    def __call__(self, step):
-        return ops.maximum(super().__call__(step), self.minimum)
-
-    def get_config(self):
-        return {**super().get_config(), "minimum": self.minimum}
-
-
-def make_schedule(steps, lr, lr_decay, lr_decay_steps=0, lr_min=0.0):
-    """The learning rate by step, as the flags of these names describe it.
-
-    Args:
-        steps: Positive integer, steps of an epoch.
-    """
-    return Decay(
-        lr,
-        lr_decay_steps or steps,
-        lr_decay,
-        staircase=not lr_decay_steps,
-        minimum=lr_min,
-    )
 
 
 def CapsNet(
@@ -152,10 +67,7 @@ def CapsNet(
     primary_scale=1.0,
     conv="auto",
     decoder=True,
-    conv_kernel=None,
-    conv_strides=None,
-    primary_kernel=None,
-    primary_strides=None,
+    **geometry,
 ):
     """The network of Figure 1 and its decoder, Figure 2.
 
@@ -170,10 +82,10 @@ def CapsNet(
         primary_scale: Float, factor on the convolution of `PrimaryCap`.
         conv: `"auto"`, `"direct"` or `"fast"`, see `FastConv2D`.
         decoder: Whether pictures are reconstructed.
-        conv_kernel, conv_strides, primary_kernel, primary_strides: Integers
-            or pairs, kernel size and strides of the two convolutions; None
-            for what `choose_geometry` says, the paper's 9, 1, 9 and 2 for
-            pictures of 28 to 36 rows and columns.
+        **geometry: `conv_kernel`, `conv_strides`, `primary_kernel`,
+            `primary_strides`: integers or pairs, the two convolutions. By
+            default what fits the picture: the paper's 9, 1, 9 and 2 for 28
+            to 36 rows and columns.
 
     Returns:
         Three functional models that share their layers: the training model
@@ -181,15 +93,12 @@ def CapsNet(
         (`image` -> `capsnet`, `decoder` of the longest capsule) and the
         manipulation model (`image`, `label`, `noise` -> `decoder`), None
         without a decoder.
+
+    Raises:
+        UserError: If the picture is smaller than a kernel.
     """
     first, primary, capsules, dense = initializers(init, capsule_bias)
-    shapes = fit_geometry(
-        *input_shape[:2],
-        conv_kernel=conv_kernel,
-        conv_strides=conv_strides,
-        primary_kernel=primary_kernel,
-        primary_strides=primary_strides,
-    )
+    shapes = fit_geometry(*input_shape[:2], **geometry)
     image = layers.Input(input_shape, name="image")
     features = FastConv2D(
         CONV_FILTERS,
@@ -223,8 +132,16 @@ def CapsNet(
         masked = Mask(name="mask")(digitcaps)
         decode = Decoder(n_class * dim_capsule, tuple(input_shape), dense)
         outputs["decoder"] = decode(masked)
-    eval_model = keras.Model(image, outputs, name="capsnet_model")
-    return attach(eval_model)
+    return attach(keras.Model(image, outputs, name="capsnet_model"))
+
+
+def build(network, input_shape, n_class):
+    """The three models that a `Network` describes."""
+    if network.model == "baseline":
+        return Baseline(input_shape, n_class, network.conv)
+    arguments = dict(vars(network))
+    del arguments["model"]
+    return CapsNet(input_shape, n_class, **arguments)
 
 
 def margin_loss(y_true, y_pred):
@@ -248,16 +165,21 @@ def margin_loss(y_true, y_pred):
 
 def compile_model(
     train_model,
-    schedule,
+    learning_rate,
     lam_recon,
     ema=0.0,
     jit_compile="auto",
     steps_per_execution=1,
 ):
-    """Adam, the two losses of section 3 and 4.1, and the accuracy."""
-    optimizer = keras.optimizers.Adam(
-        schedule, use_ema=ema > 0, ema_momentum=ema or 0.99
-    )
+    """Adam, the two losses of sections 3 and 4.1, and the accuracy.
+
+    Args:
+        train_model: The first model of `CapsNet`.
+        learning_rate: Float, or a schedule of Keras.
+        lam_recon: Float, weight of the mean squared error.
+        ema: Momentum of averaged weights, 0 for none.
+        jit_compile, steps_per_execution: As in Keras's `compile`.
+    """
     baseline = train_model.name == "baseline"
     loss = {"capsnet": "categorical_crossentropy" if baseline else margin_loss}
     weights = {"capsnet": 1.0}
@@ -266,14 +188,16 @@ def compile_model(
         loss["decoder"], weights["decoder"] = "mse", lam_recon
         accuracy = "accuracy"  # Keras adds the output's name, if several.
     train_model.compile(
-        optimizer,
+        keras.optimizers.Adam(
+            learning_rate, use_ema=ema > 0, ema_momentum=ema or 0.99
+        ),
         loss=loss,
         loss_weights=weights,
         # Weighted, so that what fills up a batch counts nothing.
         weighted_metrics={
             "capsnet": keras.metrics.CategoricalAccuracy(name=accuracy)
         },
-        jit_compile={"auto": "auto", "on": True, "off": False}[jit_compile],
+        jit_compile=jit_compile,
         steps_per_execution=steps_per_execution,
     )
 
@@ -288,7 +212,6 @@ def train(
     lr=0.001,
     lr_decay=0.9,
     lr_decay_steps=0,
-    lr_min=0.0,
     lam_recon=0.392,
     shift_fraction=0.1,
     validation=None,
@@ -328,67 +251,58 @@ def train(
 
     Raises:
         FloatingPointError: If the loss is no number any more.
-        UserError: If the checkpoint does not fit, or the log cannot be read.
+        UserError: If the checkpoint does not fit, or a file cannot be read
+            or written.
     """
     train_model, eval_model, _ = models
     record = dict(record or {})
     decoder = "decoder" in eval_model.output
-    n_class = len(data.class_names)
     batch = functools.partial(
         ShiftedBatches,
-        n_class=n_class,
+        n_class=len(data.class_names),
         batch_size=batch_size,
         replicas=replicas,
         decoder=decoder,
         label_input=decoder,
     )
-    shift = max_shift(data.x_train.shape[1:3], shift_fraction)
     batches = batch(
         data.x_train,
         data.y_train,
-        shift=shift,
+        shift=max_shift(data.x_train.shape[1:3], shift_fraction),
         seed=seed,
         shuffle=True,
         class_weight=class_weight,
     )
-    schedule = make_schedule(len(batches), lr, lr_decay, lr_decay_steps, lr_min)
+    schedule = keras.optimizers.schedules.ExponentialDecay(
+        lr,
+        lr_decay_steps or len(batches),
+        lr_decay,
+        staircase=not lr_decay_steps,
+    )
     compile_model(
         train_model, schedule, lam_recon, ema, jit_compile, steps_per_execution
     )
-    checkpoint = os.path.join(save_dir, "checkpoint")
-    log_path = os.path.join(save_dir, "log.csv")
-    model_path = os.path.join(save_dir, "trained_model.keras")
     state = {"epochs_done": 0, "seconds_per_epoch": [], **record}
     if resumed:
-        load_checkpoint(checkpoint, train_model, resumed)
+        checkpoints.go_on(save_dir, train_model, resumed)
         state = {**resumed, "flags": record.get("flags", {})}
-        cut_log(log_path, state["epochs_done"])
     else:
-        drop_run(save_dir)
-
-    def save(figures):
-        save_model(eval_model, model_path, {**record, **figures})
-
+        checkpoints.begin(save_dir)
+    done_before = state["epochs_done"]
     swap = keras.callbacks.SwapEMAWeights() if ema else None
-    callbacks = [
-        EpochClock(batches, state["seconds_per_epoch"]),
+    chooses = validation is not None
+    keeper = callbacks.Keeper(
+        save_dir, eval_model, record, state, chooses, swap
+    )
+    watchers = [
+        callbacks.EpochClock(batches, state["seconds_per_epoch"]),
         *([swap] if swap else []),
-        TestError(eval_model, data.x_test, data.y_test, swap),
-        Log(
-            log_path,
-            log_columns(decoder, validation is not None),
-            bool(resumed),
-        ),
-        Keeper(
-            checkpoint,
-            state,
-            save,
-            validation is not None,
-            swap,
-        ),
+        callbacks.TestError(eval_model, data.x_test, data.y_test, swap),
+        callbacks.Log(save_dir, decoder, chooses, append=bool(resumed)),
+        keeper,
     ]
     if debug:
-        callbacks.append(
+        watchers.append(
             keras.callbacks.TensorBoard(
                 os.path.join(save_dir, "tensorboard"), histogram_freq=1
             )
@@ -396,22 +310,24 @@ def train(
     history = train_model.fit(
         pipeline(batches),
         epochs=epochs,
-        initial_epoch=state["epochs_done"],
-        validation_data=pipeline(batch(*validation)) if validation else None,
-        callbacks=callbacks,
+        initial_epoch=done_before,
+        validation_data=pipeline(batch(*validation)) if chooses else None,
+        callbacks=watchers,
         shuffle=False,
         verbose=verbose,
     )
-    if validation:
-        figures = final_figures(state["best"])
+    if chooses:
+        figures = {
+            name: state["best"][name] for name in ("epoch", "test_error")
+        }
     else:
-        log = utils.read_log(log_path)
-        figures = {"epoch": epochs, "test_error": float(log["test_error"][-1])}
-        save(figures)
-    with whole_file(os.path.join(save_dir, "log.png")) as path:
-        utils.draw_log(log_path, path)
+        errors = utils.read_log(os.path.join(save_dir, LOG))["test_error"]
+        figures = {"epoch": epochs, "test_error": float(errors[-1])}
+        model_path = os.path.join(save_dir, MODEL)
+        if done_before < epochs or not os.path.exists(model_path):
+            keeper.save(figures)
     record.update(figures, seconds_per_epoch=state["seconds_per_epoch"])
-    write_json(os.path.join(save_dir, "run.json"), record)
+    checkpoints.finish(save_dir, record)
     return history, record
 
 
@@ -436,7 +352,6 @@ def test(eval_models, data, save_dir, weights=()):
     lengths = sum(
         predict(lengths_model(model), data.x_test) for model in eval_models
     )
-    eval_model = eval_models[0]
     n_class = len(data.class_names)
     confusion = np.zeros((n_class, n_class), "int64")
     np.add.at(confusion, (data.y_test, lengths.argmax(-1)), 1)
@@ -445,22 +360,21 @@ def test(eval_models, data, save_dir, weights=()):
         "weights": list(weights),
         **test_figures(confusion, data.class_names),
     }
+    drop_test(save_dir, weights)
     write_json(os.path.join(save_dir, "test.json"), figures)
-    path = os.path.join(save_dir, "confusion.png")
-    with whole_file(path) as temporary:
-        utils.draw_confusion(confusion, data.class_names, temporary)
-    draw_mistakes(eval_model, data, lengths, save_dir)
-    if "decoder" in eval_model.output:
+    with whole_file(os.path.join(save_dir, "confusion.png")) as path:
+        utils.draw_confusion(confusion, data.class_names, path)
+    draw_mistakes(eval_models[0], data, lengths, save_dir)
+    if "decoder" in eval_models[0].output:
         shown = data.x_test[spread(len(data.x_test))]
-        reconstructions = predict(eval_model, shown)["decoder"]
-        path = os.path.join(save_dir, "real_and_recon.png")
-        with whole_file(path) as temporary:
-            utils.draw_reconstructions(shown / 255, reconstructions, temporary)
+        reconstructions = predict(eval_models[0], shown)["decoder"]
+        with whole_file(os.path.join(save_dir, "real_and_recon.png")) as path:
+            utils.draw_reconstructions(shown / 255, reconstructions, path)
     return figures
 
 
 def manipulations(manipulate_model, data, class_number, seed=0):
-    """What the decoder draws when dimensions of a class's capsule change.
+    """The decoder's drawings when dimensions of a class's capsule change.
 
     Args:
         manipulate_model: The third model of `CapsNet`.
@@ -502,362 +416,26 @@ def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
 
     Args:
         manipulate_model, data, class_number, seed: As in `manipulations`.
-        save_dir: Folder for `manipulate-CLASS.png`, CLASS being the name
-            with dashes for what a file name cannot hold.
+        save_dir: Folder for `manipulate-CLASS.png`.
 
     Returns:
         The name of the file.
     """
     images = manipulations(manipulate_model, data, class_number, seed)
-    name = data.class_names[class_number]
-    path = os.path.join(save_dir, f"manipulate-{file_name(name)}.png")
+    title = f"reconstructions of class {data.class_names[class_number]}"
+    path = manipulation_path(save_dir, data.class_names, class_number)
     with whole_file(path) as temporary:
-        utils.draw_manipulations(
-            images, NOISE, f"reconstructions of class {name}", temporary
-        )
+        utils.draw_manipulations(images, NOISE, title, temporary)
     return path
 
 
-def build(args, data):
-    """The three models that the flags ask for."""
-    input_shape = data.x_train.shape[1:]
-    n_class = len(data.class_names)
-    if args.model == "baseline":
-        if min(input_shape[:2]) < SMALLEST_BASELINE:
-            raise UserError(
-                f"expected pictures of at least {SMALLEST_BASELINE}x"
-                f"{SMALLEST_BASELINE} pixels (height x width) for --model "
-                f"baseline, received {cross(input_shape[:2])} in "
-                f"{data.name!r}: enlarge them with --image_size"
-            )
-        return Baseline(input_shape, n_class, args.conv)
-    return CapsNet(
-        input_shape,
-        n_class,
-        init=args.init,
-        primary_scale=args.primary_scale,
-        **size_flags(args, input_shape, n_class),
-    )
-
-
-def size_flags(args, input_shape, n_class):
-    """The arguments that `CapsNet` and `make_plan` share."""
-    lam_recon = reconstruction_weight(args.lam_recon, input_shape, n_class)
-    return {
-        "routings": args.routings,
-        "capsule_bias": args.capsule_bias,
-        "conv": args.conv,
-        "decoder": lam_recon > 0,
-        **{name: getattr(args, name) for name in GEOMETRY},
-    }
-
-
-def batch_size_of(args, pictures, replicas, resumed):
-    """The batch size that the flags lead to; a resumed run keeps its own."""
-    most = args.batch_size or DEFAULT_BATCH_SIZE * replicas
-    if resumed:
-        return resumed.get("batch_size", most)
-    if "batch_size" in args.given:
-        return most
-    chosen = choose_batch_size(most, pictures, replicas)
-    if chosen < most:
-        print(
-            f"Batches of {chosen}, not {most}, for "
-            f"{counted(pictures, 'training picture')}: "
-            f"{counted(math.ceil(pictures / chosen), 'step')} an "
-            "epoch (--batch_size takes another number)"
-        )
-    return chosen
-
-
-def show_plan(args, data, batch_size, replicas):
-    """Prints what will be built; refuses what the memory cannot hold."""
-    if args.model == "baseline":
-        return
-    n_class = len(data.class_names)
-
-    def plan_of(shape):
-        return make_plan(shape, n_class, **size_flags(args, shape, n_class))
-
-    shape = data.x_train.shape[1:]
-    # One batch may be larger than the whole set.
-    batch_size = min(batch_size, len(data.x_train))
-    sizes = {
-        "test_batch": min(PREDICT_BATCH, len(data.x_test)),
-        "pictures": len(data.x_train) + len(data.x_test),
-        "replicas": replicas,
-    }
-    print(plan_of(shape).table(batch_size, **sizes), flush=True)
-    available = machine_memory() if runs_on_cpu() else None
-    check_memory(plan_of, shape, batch_size, available, **sizes)
-
-
-def run_training(args, scope=contextlib.nullcontext, replicas=1, resumed=None):
-    """Trains as the flags say, and prints what came of it."""
-    data = load(args.dataset, seed=args.seed, **picture_flags(args))
-    for note in data.notes:
-        print(note)
-    validation = None
-    if args.val_fraction:
-        data, *validation = hold_out(data, args.val_fraction, args.seed)
-    for flag, value in args.recipe_sets.items():
-        print(f"Recipe {args.recipe} sets --{flag} {value}")
-    batch_size = batch_size_of(args, len(data.x_train), replicas, resumed)
-    show_plan(args, data, batch_size, replicas)
-    with scope():
-        models = build(args, data)
-    train_model, eval_model, _ = models
-    direct = args.conv == "direct" or args.dtype_policy != "float32"
-    if args.jit_compile == "on" and direct and runs_on_cpu():
-        print(
-            "Warning: with direct convolutions (--conv direct, or 16 bits) "
-            "--jit_compile on makes a CPU about twenty times slower"
-        )
-    if args.weights and not args.resume:
-        load_weights(eval_model, *args.weights)
-    input_shape = data.x_train.shape[1:]
-    lam_recon = reconstruction_weight(
-        args.lam_recon, input_shape, len(data.class_names)
-    )
-    class_weight = None
-    if args.class_weight == "balanced":
-        class_weight = balanced_weights(data.y_train, len(data.class_names))
-        weights = map("{} {:.3g}".format, data.class_names, class_weight)
-        print(f"Class weights: {', '.join(weights)}")
-    record = {
-        "flags": flags_of(args),
-        "class_names": data.class_names,
-        "input_shape": list(input_shape),
-        "input_range": [0.0, 1.0],
-        "batch_size": batch_size,
-        "lam_recon": lam_recon,
-        "parameters": train_model.count_params(),
-        "environment": environment(),
-    }
-    if resumed and resumed["epochs_done"] >= args.epochs:
-        print(
-            f"The run is finished: {resumed['epochs_done']} of "
-            f"{counted(args.epochs, 'epoch')}; a larger --epochs "
-            "goes on"
-        )
-    else:
-        print(
-            f"Training on {counted(len(data.x_train), 'picture')} of "
-            f"{cross(input_shape)}, {len(data.class_names)} classes; "
-            f"{record['parameters']:,} weights"
-        )
-        print(last_rate(args, math.ceil(len(data.x_train) / batch_size)))
-    if not resumed:
-        tell_replaced(args.save_dir)
-    with scope():
-        _, record = train(
-            models,
-            data,
-            args.save_dir,
-            epochs=args.epochs,
-            batch_size=batch_size,
-            lr=args.lr,
-            lr_decay=args.lr_decay,
-            lr_decay_steps=args.lr_decay_steps,
-            lr_min=args.lr_min,
-            lam_recon=lam_recon,
-            shift_fraction=args.shift_fraction,
-            validation=validation,
-            ema=args.ema,
-            seed=args.seed,
-            replicas=replicas,
-            debug=args.debug,
-            jit_compile=args.jit_compile,
-            steps_per_execution=args.steps_per_execution,
-            class_weight=class_weight,
-            resumed=resumed,
-            record=record,
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-    model_path = os.path.join(args.save_dir, "trained_model.keras")
-    print(f"Test error: {record['test_error']:.2f} % (epoch {record['epoch']})")
-    print(
-        f"Written to {args.save_dir}: trained_model.keras, log.csv, log.png, "
-        "run.json"
-    )
-    hint = f"Test it: python capsulenet.py -t -w {model_path}"
-    if args.save_dir != "result":
-        hint += f" --save_dir {args.save_dir}"
-    print(hint)
-
-
-def last_rate(args, steps):
-    """A line that says how far the learning rate will fall."""
-    rates = args.lr, args.lr_decay, args.lr_decay_steps, args.lr_min
-    schedule = make_schedule(steps, *rates)
-    last = float(schedule(steps * args.epochs - 1))
-    return f"Learning rate {args.lr:.3g}, in the last step {last:.3g}"
-
-
-def tell_replaced(save_dir):
-    """Says which run a new one in its folder replaces."""
-    try:
-        state = read_state(os.path.join(save_dir, "checkpoint"))
-    except UserError:
-        return  # There is none that could have gone on.
-    done, epochs = state["epochs_done"], state.get("flags", {}).get("epochs", 0)
-    if done < epochs:
-        print(
-            f"Replacing the unfinished run in {save_dir} ({done} of "
-            f"{counted(epochs, 'epoch')} done), with which --resume "
-            "would have gone on"
-        )
-    else:
-        print(
-            f"Replacing the finished run in {save_dir} "
-            f"({counted(done, 'epoch')})"
-        )
-
-
-def run_testing(args):
-    """Tests as the flags say, and prints the figures."""
-    models, data, records = load_for_testing(args, build)
-    manipulate_model = models[0][2]
-    if args.digit is not None:
-        if manipulate_model is None:
-            raise UserError(
-                "--digit needs a model with a decoder, and this one has none: "
-                "it is a baseline, or was trained with --lam_recon 0"
-            )
-        drawn = loading.class_number(args.digit, data)
-    figures = test(
-        [model[1] for model in models], data, args.save_dir, args.weights
-    )
-    print(f"Tested on {data.name}: {', '.join(args.weights)}")
-    for line in trained_elsewhere(records, data):
-        print(line)
-    if len(models) > 1:
-        print(f"{len(models)} models, capsule lengths summed")
-    print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
-    print(
-        f"Test error: {figures['test_error']:.2f} % "
-        f"({figures['mistakes']} of {figures['pictures']})"
-    )
-    if figures["mistakes"]:
-        print(worst_classes(figures["classes"]))
-    else:
-        print("No mistakes, so no mistakes.png")
-    written = ["test.json", "confusion.png"]
-    written += ["mistakes.png"] if figures["mistakes"] else []
-    if manipulate_model is None:
-        print("No reconstructions: the model has no decoder")
-    else:
-        written.append("real_and_recon.png")
-    print(f"Written to {args.save_dir}: {', '.join(written)}")
-    if args.digit is not None:
-        path = manipulate(
-            manipulate_model, data, drawn, args.save_dir, args.seed
-        )
-        print(f"Written: {path}")
-
-
-def run_prediction(args):
-    """Prints what the models take pictures for; writes only if asked to."""
-    models, class_names, _ = load_models(args.weights)
-    files = find_pictures(args.predict)
-    rows, images, notes = predict_files(
-        models, files, class_names, args.skip_unreadable
-    )
-    print(format_table(rows), flush=True)
-    for note in notes:
-        print(note)
-    if len(models) > 1:
-        print(f"{len(models)} models, mean of their capsules' lengths")
-    if "save_dir" in args.given:
-        write_predictions(models[0], rows, images, args.save_dir)
-        print(f"Written to {args.save_dir}: predictions.csv, predictions.png")
-
-
-def run_export(args):
-    """Writes a model for others, and prints how to load it."""
-    (model,), _, record = load_models(args.weights)
-    if args.export.endswith(".keras"):
-        save_half(model, args.export, record)
-        size = os.path.getsize(args.export) / 1e6
-        print(f"Written: {args.export}, {size:.1f} MB, weights in 16 bits")
-        print(f"Test it: python capsulenet.py -t -w {args.export}")
-        return
-    export(model, record, args.export)
-    print(f"Written: {args.export}, a SavedModel with the endpoint serve")
-    print(
-        f"Load it: served = tf.saved_model.load({args.export!r}); "
-        "served.serve(images)"
-    )
-
-
-def run(args, scope=contextlib.nullcontext, replicas=1):
-    """Runs parsed flags.
-
-    Args:
-        args: What `settings.parse_args` returns.
-        scope: Function that returns the context to build models in.
-        replicas: By how many devices a batch is divided.
-
-    Returns:
-        Exit status: 0, 1 when training diverged, 2 for what the user can
-        mend, 130 after Ctrl-C. Each but 0 comes with one line.
-    """
-    try:
-        # A prediction or an export writes there only if it is named.
-        lock = contextlib.nullcontext()
-        if not (args.predict or args.export) or "save_dir" in args.given:
-            lock = locked(args.save_dir)
-        with lock:
-            resumed = None
-            if args.resume:  # Its flags are used from here on.
-                folder = os.path.join(args.save_dir, "checkpoint")
-                resumed = read_state(folder)
-            keras.utils.set_random_seed(args.seed)
-            if args.jit_compile != "on":  # XLA orders operations by itself.
-                make_deterministic()
-            keras.config.set_dtype_policy(args.dtype_policy)
-            if args.testing:
-                run_testing(args)
-            elif args.predict:
-                run_prediction(args)
-            elif args.export:
-                run_export(args)
-            else:
-                run_training(args, scope, replicas, resumed)
-    except (UserError,) as error:
-        return fail(str(error), 2)
-    except BrokenPipeError:  # The reader, `head` perhaps, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        return fail(f"{error.strerror or error}: {error.filename or ''}", 2)
-    except FloatingPointError as error:
-        return fail(str(error), 1)
-    except KeyboardInterrupt:
-        if sys.stdout.isatty():
-            print()  # The progress bar's line has no end yet.
-        return fail(interrupted(args), 130)
-    return 0
-
-
-def interrupted(args):
-    """What to say after Ctrl-C."""
-    state = os.path.join(args.save_dir, "checkpoint", "state.json")
-    if not is_training(args):
-        return "interrupted"
-    if not os.path.exists(state):
-        return "interrupted before the first epoch's end; nothing is saved yet"
-    script = os.path.basename(sys.argv[0])
-    command = f"python {script} --resume --save_dir {args.save_dir}"
-    for name in ("gpus", "device"):
-        if name in args.given:
-            command += f" --{name} {getattr(args, name)}"
-    return f"interrupted; the finished epochs are saved. Go on: {command}"
+SCRIPT = commands.Script(build, train, test, manipulate)
 
 
 def main(argv=None):
     """Parses a command line and runs it; returns the exit status."""
-    return run(parse_args(argv))
+    return commands.run(checks.parse_args(argv, __doc__), SCRIPT)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(args, SCRIPT))

@@ -10,7 +10,6 @@ matplotlib.use("Agg")  # Pictures are files; no window ever opens.
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
 
 from capsnet.messages import shorten  # noqa: E402
 
@@ -29,25 +28,19 @@ def combine_images(images, columns, gap=1):
     images = np.asarray(images)
     n, height, width, channels = images.shape
     rows = math.ceil(n / columns)
-    grid = np.ones((rows * (height + gap), columns * (width + gap), channels))
-    for number, image in enumerate(images):
-        top = number // columns * (height + gap)
-        left = number % columns * (width + gap)
-        grid[top : top + height, left : left + width] = image
-    grid = np.clip(grid[: grid.shape[0] - gap, : grid.shape[1] - gap], 0, 1)
+    cells = np.ones((rows * columns, height + gap, width + gap, channels))
+    cells[:n, :height, :width] = np.clip(images, 0, 1)
+    height, width = rows * (height + gap), columns * (width + gap)
+    # Rows of cells into rows of pixels.
+    grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    grid = grid.reshape(height, width, channels)[: height - gap, : width - gap]
     return np.round(grid * 255).astype("uint8")
-
-
-def to_pillow(pixels):
-    """A Pillow image from a uint8 array of shape `(h, w, 1, 3 or 4)`."""
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def show(axes, pixels):
     """Draws a uint8 picture of any number of channels, without ticks."""
-    axes.imshow(to_pillow(pixels), cmap="gray", vmin=0, vmax=255)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
 
 
 def draw_reconstructions(images, reconstructions, path, columns=10):
@@ -91,13 +84,12 @@ def draw_manipulations(images, values, title, path):
         figsize=(6.0, 6.0 * grid.shape[0] / grid.shape[1] + 1.0), dpi=120
     )
     show(axis, grid)
-    axis.set_xticks((np.arange(columns) + 0.5) * width - 0.5)
-    axis.set_xticklabels([f"{v:+.2f}" for v in values], fontsize=7)
-    axis.set_yticks((np.arange(dimensions) + 0.5) * height - 0.5)
-    axis.set_yticklabels(range(1, dimensions + 1), fontsize=7)
+    middles = (np.arange(columns) + 0.5) * width - 0.5
+    axis.set_xticks(middles, [f"{v:+.2f}" for v in values], fontsize=7)
+    middles = (np.arange(dimensions) + 0.5) * height - 0.5
+    axis.set_yticks(middles, range(1, dimensions + 1), fontsize=7)
     axis.tick_params(length=0)
-    axis.set_xlabel("added to the dimension")
-    axis.set_ylabel("dimension of the capsule")
+    axis.set(xlabel="added to the dimension", ylabel="dimension of the capsule")
     axis.set_title(title, parse_math=False)
     save_figure(figure, path)
 
@@ -178,8 +170,7 @@ def draw_confusion(confusion, class_names, path):
         ticks, labels, rotation=rotation, fontsize=size, parse_math=False
     )
     axis.set_yticks(ticks, labels, fontsize=size, parse_math=False)
-    axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
+    axis.set(xlabel="predicted class", ylabel="true class")
     save_figure(figure, path)
 
 

@@ -1,13 +1,44 @@
-"""devices."""
+"""What Keras computes on: the device, its memory, and a record of it all.
 
+TensorFlow is imported here and nowhere else but in the multi-GPU script.
+"""
+
+import contextlib
 import importlib
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 
 import keras
 
-from_packages = ("keras", "tensorflow", "jax", "torch", "numpy")
+PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy")
+# Where a container's limit stands, by version of its control groups.
+MEMORY_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+def backend_module():
+    """The package that Keras computes with."""
+    return importlib.import_module(keras.backend.backend())
+
+
+def tensorflow():
+    """The package where it is Keras's backend, elsewhere None."""
+    is_backend = keras.backend.backend() == "tensorflow"
+    return backend_module() if is_backend else None
+
+
+def make_deterministic():
+    """The same operations in the same order, whatever the threads do.
+
+    On TensorFlow this also turns `jit_compile="auto"` off, in Keras: XLA
+    orders operations by itself.
+    """
+    if tf := tensorflow():
+        tf.config.experimental.enable_op_determinism()
 
 
 def runs_on_cpu():
@@ -16,32 +47,34 @@ def runs_on_cpu():
     TensorFlow's devices can only be split before they are started, so they
     are not asked for more than which of them are visible.
     """
-    backend = keras.backend.backend()
-    module = importlib.import_module(backend)
-    if backend == "tensorflow":
+    module = backend_module()
+    if keras.backend.backend() == "tensorflow":
         return not module.config.get_visible_devices("GPU")
-    if backend == "jax":
+    if keras.backend.backend() == "jax":
         return module.default_backend() == "cpu"
     return not module.cuda.is_available()
 
 
 def machine_memory():
-    """Bytes of memory of this machine, or `None` where that is unknown."""
-    try:
-        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
-    return pages * size if pages > 0 and size > 0 else None
+    """Bytes of memory that there are, or `None` where that is unknown.
+
+    In a container these are its own, not the machine's.
+    """
+    found = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        found += [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number.
+            found.append(int(Path(path).read_text()))
+    return min((size for size in found if size > 0), default=None)
 
 
 def environment():
     """What a run depends on: versions, backend, processor, accelerator."""
     versions = {}
-    for name in from_packages:
-        try:
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
         "versions": versions,
@@ -55,13 +88,12 @@ def environment():
 
 def accelerator_name():
     """Name of the first GPU or TPU that Keras computes on; None on a CPU."""
-    backend = keras.backend.backend()
-    module = importlib.import_module(backend)
-    if backend == "tensorflow":
+    module = backend_module()
+    if keras.backend.backend() == "tensorflow":
         for device in module.config.get_visible_devices("GPU"):
             details = module.config.experimental.get_device_details(device)
             return details.get("device_name", "GPU")
-    elif backend == "jax":
+    elif keras.backend.backend() == "jax":
         device = module.devices()[0]
         if device.platform != "cpu":
             return device.device_kind
@@ -72,24 +104,8 @@ def accelerator_name():
 
 def processor_name():
     """The processor as the system calls it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def tensorflow():
-    """The package where it is Keras's backend, elsewhere None."""
-    if keras.backend.backend() == "tensorflow":
-        return importlib.import_module("tensorflow")
-    return None
-
-
-def make_deterministic():
-    """The same operations in the same order, whatever the threads do."""
-    if tf := tensorflow():
-        tf.config.experimental.enable_op_determinism()

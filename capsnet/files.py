@@ -1,7 +1,12 @@
-"""files."""
+"""Files that survive: whole-or-nothing writes, a lock, a run's files.
+
+Every file is written beside its name and renamed when it is complete, so
+that a crash or a full disk leaves the previous one.
+"""
 
 import contextlib
 import fnmatch
+import glob
 import hashlib
 import json
 import os
@@ -13,13 +18,22 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock; there, runs are not locked.
     fcntl = None
-RECORD = "run.json"
-# All that runs write; nothing else in a folder is theirs to remove.
-WRITTEN = (
-    "log.csv log.png run.json trained_model.keras epoch-*.weights.h5 "
-    "state.json test.json confusion.png mistakes.png real_and_recon.png "
-    "manipulate-*.png predictions.csv predictions.png"
+
+MODEL, RECORD, LOG, PLOT = (
+    "trained_model.keras run.json log.csv log.png".split()
+)
+CHECKPOINT = "checkpoint"
+STATE = os.path.join(CHECKPOINT, "state.json")
+# What tells of a run how it went.
+OF_RUN = (STATE, RECORD, PLOT, "tensorboard/*/events.out.tfevents.*")
+# What tells of a model what it does.
+OF_MODEL = (
+    "test.json confusion.png mistakes.png real_and_recon.png manipulate-*.png "
+    "predictions.csv predictions.png"
 ).split()
+# All that may be left half written; nothing else is ours to remove.
+WRITTEN = (MODEL, RECORD, LOG, PLOT, "epoch-*.weights.h5", "state.json")
+WRITTEN += tuple(OF_MODEL)
 
 
 @contextlib.contextmanager
@@ -63,12 +77,28 @@ def whole_file(path):
             os.remove(temporary)
 
 
+def write_text(path, text):
+    """Writes `text` in UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            file.write(text)
+
+
 def write_json(path, content):
     """Writes `content` as indented JSON, whole or not at all."""
-    with whole_file(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def remove(folder, patterns):
+    """Removes the files of a folder that match patterns of names.
+
+    Raises:
+        UserError: If one cannot be removed.
+    """
+    for pattern in patterns:
+        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
+            with writing(path):
+                os.remove(path)
 
 
 def sha256(path):
@@ -84,8 +114,7 @@ def locked(folder):
     What a killed run left half written in it is removed.
 
     Raises:
-        UserError: If another run holds it.
-        UserError: If it cannot be written to.
+        UserError: If another run holds it, or it cannot be written to.
     """
     with writing(folder):
         os.makedirs(folder, exist_ok=True)
@@ -93,7 +122,7 @@ def locked(folder):
     with file:
         if is_alone(file, folder):
             remove_leftovers(folder)
-            remove_leftovers(os.path.join(folder, "checkpoint"))
+            remove_leftovers(os.path.join(folder, CHECKPOINT))
         yield
 
 
@@ -134,30 +163,36 @@ def state_sha256(state):
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_state(folder):
-    """The state of a checkpoint, checked against its file and its digest.
+def read_state(save_dir):
+    """The state of a run's checkpoint, checked against its digests.
+
+    Args:
+        save_dir: The run's folder.
+
+    Returns:
+        Dictionary: the run's record, and `epochs_done`, `file` and `sha256`
+        of its weights.
 
     Raises:
         UserError: If there is none, or it or its file is missing or damaged.
     """
-    path = os.path.join(folder, "state.json")
+    path = os.path.join(save_dir, STATE)
     advice = "restore the folder, or start again without --resume"
+    if not os.path.exists(path):
+        raise UserError(
+            f"found no checkpoint in {save_dir!r}; start the run without "
+            "--resume, or name its folder with --save_dir"
+        )
     try:
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
-        weights = os.path.join(folder, os.path.basename(state["file"]))
+        name = os.path.basename(state["file"])
+        weights = os.path.join(os.path.dirname(path), name)
         is_whole = state_sha256(state) == state["state_sha256"]
         is_intact = sha256(weights) == state["sha256"]
-        int(state["epochs_done"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,  # An infinite number of epochs.
-        RecursionError,  # JSON of a thousand brackets.
-    ) as error:
+        int(state["epochs_done"]), dict(state["flags"])
+    # JSON of a stranger raises nearly anything.
+    except Exception as error:
         raise UserError(f"cannot read {path!r} ({error}); {advice}") from error
     if not is_whole:
         raise UserError(f"{path!r} is damaged; {advice}")

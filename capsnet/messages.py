@@ -1,7 +1,8 @@
-"""Words for the user."""
+"""Words for the user: one error, and how things are counted and named."""
 
+import io
 import os
-import re
+import shlex
 import sys
 
 
@@ -11,6 +12,29 @@ class UserError(ValueError):
     def __init__(self, message):
         # A file's name may hold a line break.
         super().__init__(" ".join(str(message).splitlines()))
+
+
+def fail(message, status):
+    """Prints one line to standard error, and hands the status on."""
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    return status
+
+
+def backend():
+    """The name of Keras's backend, without importing it."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
+
+
+def command(*words):
+    """A command line that can be pasted into a shell as it stands."""
+    chosen = backend()
+    prefix = "" if chosen == "tensorflow" else f"KERAS_BACKEND={chosen} "
+    return prefix + shlex.join(["python", *map(str, words)])
+
+
+def reason_of(error):
+    """The first line of what Keras, h5py or zipfile say."""
+    return str(error).strip().split("\n")[0][:200]
 
 
 def counted(count, noun):
@@ -24,11 +48,6 @@ def listed(names, most=10):
     return ", ".join(names[:most]) + more
 
 
-def reason_of(error):
-    """The first line of what Keras, h5py or zipfile say."""
-    return str(error).strip().split("\n")[0][:200]
-
-
 def shorten(text, length):
     """The text in one line, cut to a length with an ellipsis at its end."""
     text = " ".join(text.split())
@@ -40,21 +59,33 @@ def printable(text):
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def file_name(text):
-    """The text with dashes for what some system takes in no file's name."""
-    return re.sub(r'[\x00-\x1f"*/:<>?\\|]', "-", text)
-
-
 def cross(sizes):
     """`(28, 28, 1)` as `28x28x1`."""
     return "x".join(map(str, sizes))
 
 
 def gigabytes(count):
+    """Bytes as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB"
 
 
-def fail(message, status):
-    """Prints one line to standard error, and hands the status on."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
-    return status
+class Unread(io.FileIO):
+    """A stream that nobody has to read: `head` may close it."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def outlive_reader():
+    """Lets a command go on to its end when nobody reads its output."""
+    if sys.stdout is not None:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(Unread(1, "wb", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=sys.stdout.isatty(),
+        )

@@ -5,6 +5,7 @@ import os
 # Many small matrices: threads of their own would only wait for each other.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -49,3 +50,14 @@ def write_bars(path, train=40, test=12, shape=(17, 17, 1), n_class=3):
 def tiny(tmp_path_factory):
     """A data set of 40 and 12 pictures of 17x17."""
     return write_bars(tmp_path_factory.mktemp("data") / "tiny.npz")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, still open when they are written."""
+    drawn = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", drawn.append)
+        yield drawn
+    for figure in drawn:
+        plt.close(figure)

@@ -1,19 +1,11 @@
 """Tests of utils.py. References are plain Python loops."""
 
-import importlib
-import importlib.metadata
-import platform
-import types
-
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
 import utils
-from capsnet.devices import environment
-from capsnet.messages import file_name
 
 LOG = """epoch,loss,capsnet_accuracy,decoder_loss,learning_rate,test_error
 0,0.5,0.75,0.0625,0.001,12.5
@@ -53,16 +45,10 @@ def reference_grid(images, columns, gap):
     return grid
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are drawn, left open until the test has looked."""
-    drawn = []
-    monkeypatch.setattr(
-        utils, "save_figure", lambda figure, path: drawn.append(figure)
-    )
-    yield drawn
-    for figure in drawn:
-        plt.close(figure)
+def assert_is_png(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        picture.load()
 
 
 def labels_of(ticks):
@@ -92,47 +78,32 @@ def test_grid_clips_what_is_out_of_range():
 
 
 @pytest.mark.parametrize("channels", (1, 3, 4))
-@pytest.mark.parametrize("n", (1, 13))
-def test_reconstructions_become_a_readable_picture(tmp_path, n, channels):
+@pytest.mark.parametrize("n", (1, 7))
+def test_real_pictures_stand_above_their_reconstructions(
+    tmp_path, figures, n, channels
+):
+    real = random_pictures(n, channels=channels)
+    made = random_pictures(n, channels=channels, seed=1)
     path = tmp_path / "picture.png"
-    utils.draw_reconstructions(
-        random_pictures(n, channels=channels),
-        random_pictures(n, channels=channels, seed=1),
-        path,
-    )
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        pixels = np.asarray(picture.convert("RGB"), "int64")
-    coloured = (pixels.max(-1) - pixels.min(-1)).max() > 50
-    assert coloured == (channels > 1)
-
-
-def test_real_pictures_stand_above_their_reconstructions(figures):
-    real, made = random_pictures(7), random_pictures(7, seed=1)
-    utils.draw_reconstructions(real, made, "unused.png", columns=5)
+    utils.draw_reconstructions(real, made, path, columns=5)
+    assert_is_png(path)
     above, below = figures[0].axes
     assert (above.get_title(), below.get_title()) == ("real", "reconstructed")
     assert above.get_position().y0 > below.get_position().y0
     for axis, images in ((above, real), (below, made)):
-        expected = utils.combine_images(images, 5)[..., 0]
+        expected = utils.combine_images(images, 5).squeeze()
         np.testing.assert_array_equal(shown_pixels(axis), expected)
 
 
 @pytest.mark.parametrize("channels", (1, 3, 4))
-def test_manipulations_become_a_readable_picture(tmp_path, channels):
+def test_manipulations_tell_what_rows_and_columns_are(
+    tmp_path, figures, channels
+):
+    images = random_pictures(6, 4, 5, channels)
+    images = images.reshape(2, 3, 4, 5, channels)
     path = tmp_path / "picture.png"
-    images = random_pictures(15, channels=channels)
-    utils.draw_manipulations(
-        images.reshape(5, 3, *images.shape[1:]), [-0.1, 0, 0.1], "five", path
-    )
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        picture.load()
-
-
-def test_manipulations_tell_what_rows_and_columns_are(figures):
-    images = random_pictures(6, 4, 5).reshape(2, 3, 4, 5, 1)
-    utils.draw_manipulations(images, [-0.25, 0, 0.25], "class 5", "unused.png")
+    utils.draw_manipulations(images, [-0.25, 0, 0.25], "class 5", path)
+    assert_is_png(path)
     (axis,) = figures[0].axes
     assert axis.get_title() == "class 5"
     assert labels_of(axis.get_xticklabels()) == ["-0.25", "+0.00", "+0.25"]
@@ -146,15 +117,8 @@ def test_manipulations_tell_what_rows_and_columns_are(figures):
     for dimension in range(2):
         for column in range(3):
             part = pixels[4 * dimension :, 5 * column :][:4, :5]
-            expected = np.round(255 * images[dimension, column, ..., 0])
+            expected = np.round(255 * images[dimension, column]).squeeze()
             np.testing.assert_array_equal(part, expected)
-
-
-def test_file_name_has_nothing_that_a_system_refuses():
-    name = file_name('a/b\\c:d*e?f"g<h>i|j\nk\0l')
-    assert name == "a-b-c-d-e-f-g-h-i-j-k-l"
-    for name in ("T-shirt", "Ankle boot", "größe_1.5", "5", "日本"):
-        assert file_name(name) == name
 
 
 def test_log_is_read_by_columns(tmp_path):
@@ -175,7 +139,7 @@ def test_log_without_rows_has_no_columns(tmp_path):
 def test_plot_shows_losses_and_errors_in_percent(tmp_path, figures):
     path = tmp_path / "log.csv"
     path.write_text(LOG)
-    utils.draw_log(path, "unused.png")
+    utils.draw_log(path, tmp_path / "log.png")
     left, right = figures[0].axes
     curves = {
         line.get_label(): (line.get_xdata().tolist(), list(line.get_ydata()))
@@ -194,9 +158,7 @@ def test_plot_of_one_epoch_is_a_readable_picture(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("\n".join(LOG.splitlines()[:2]))
     utils.draw_log(path, tmp_path / "log.png")
-    with Image.open(tmp_path / "log.png") as picture:
-        assert picture.format == "PNG"
-        picture.load()
+    assert_is_png(tmp_path / "log.png")
     assert plt.get_fignums() == []
 
 
@@ -204,31 +166,14 @@ def test_no_window_ever_opens():
     assert plt.get_backend().lower() == "agg"
 
 
-def test_environment_names_versions_and_backend():
-    found = environment()
-    assert found["python"] == platform.python_version()
-    assert found["backend"] == keras.backend.backend()
-    assert found["versions"]["keras"] == keras.__version__
-    assert found["versions"]["numpy"] == np.__version__
-    for name, version in found["versions"].items():
-        assert importlib.metadata.version(name) == version
-    assert found["processor"] and found["cores"] >= 1
-
-
-def test_environment_leaves_out_what_is_not_installed(monkeypatch):
-    monkeypatch.setattr(utils, "from_packages", ("numpy", "no-such-package"))
-    assert list(environment()["versions"]) == ["numpy"]
-
-
 @pytest.mark.parametrize("made", (True, False))
 @pytest.mark.parametrize("n", (1, 13))
-def test_captions_are_large_and_cover_nothing(figures, n, made):
+def test_captions_are_large_and_cover_nothing(tmp_path, figures, n, made):
     images = random_pictures(n, 8, 8)
     titles = [f"{'Ankle boot ' * (k % 3)}-> automobile" for k in range(n)]
-    utils.draw_pairs(images, images if made else None, titles, "unused.png")
+    made = images if made else None
+    utils.draw_pairs(images, made, titles, tmp_path / "pairs.png")
     (figure,) = figures
-    figure.tight_layout()
-    figure.draw_without_rendering()
     axes = figure.axes[:n]
     captions = [axis.title.get_window_extent() for axis in axes]
     for axis, caption, title in zip(axes, captions, titles):
@@ -240,25 +185,22 @@ def test_captions_are_large_and_cover_nothing(figures, n, made):
         assert not any(caption.overlaps(other) for other in others)
 
 
-@pytest.mark.parametrize("present", [True, False])
-def test_accelerator_is_named(present, monkeypatch):
-    backend = keras.backend.backend()
-    module = importlib.import_module(backend)
-    if backend == "tensorflow":
-        config = module.config
-        found = ["GPU:0", "GPU:1"] if present else []
-        details = {"device_name": "Some GPU"}
-        monkeypatch.setattr(config, "get_visible_devices", lambda _: found)
-        monkeypatch.setattr(
-            config.experimental, "get_device_details", lambda _: details
-        )
-    elif backend == "jax":
-        kind = "gpu" if present else "cpu"
-        device = types.SimpleNamespace(platform=kind, device_kind="Some GPU")
-        monkeypatch.setattr(module, "devices", lambda: [device])
-    else:
-        cuda = module.cuda
-        monkeypatch.setattr(cuda, "is_available", lambda: present)
-        monkeypatch.setattr(cuda, "get_device_name", lambda _: "Some GPU")
-    expected = "Some GPU" if present else None
-    assert environment()["accelerator"] == expected
+@pytest.mark.parametrize("n_class", (2, 20, 21, 120))
+def test_confusion_is_drawn_for_any_number_of_classes(
+    n_class, tmp_path, figures
+):
+    confusion = np.diag(np.full(n_class, 900))
+    confusion[0, 1] = 1
+    names = [f"class ${number}" for number in range(n_class)]
+    utils.draw_confusion(confusion, names, tmp_path / "confusion.png")
+    assert_is_png(tmp_path / "confusion.png")
+    (axis,) = figures[0].axes
+    counts = sorted(text.get_text() for text in axis.texts)
+    drawn = ["1", *["900"] * n_class] if n_class <= 20 else []
+    assert counts == drawn
+    labels = labels_of(axis.get_yticklabels())
+    assert labels == names[:: 2 if n_class == 120 else 1]
+    # One mistake among 900 is neither white nor dark.
+    image = axis.images[0]
+    shades = image.cmap(image.norm(np.ma.masked_equal(confusion, 0)))
+    assert 0.5 < shades[0, 1, 0] < 0.95 and shades[0, 0, 0] < 0.1

@@ -1,1 +1,1 @@
-"""Wing."""
+"""Wing: trained models, tested and used."""

@@ -1,7 +1,10 @@
-"""figures."""
+"""The numbers and pictures of a test, and what becomes of older ones."""
 
 import contextlib
+import glob
+import json
 import os
+import re
 
 import numpy as np
 
@@ -12,6 +15,53 @@ from capsnet.models.inference import predict
 
 # Pictures that are drawn at most.
 SHOWN = 50
+# All that a test writes, whatever its models; --digit adds its own.
+TEST_FILES = (
+    "test.json",
+    "confusion.png",
+    "mistakes.png",
+    "real_and_recon.png",
+)
+
+
+def drop_test(save_dir, weights):
+    """Removes an earlier test, so that none of it passes for the next one's.
+
+    The pictures of `--digit` stay if they are of the same model.
+
+    Args:
+        save_dir: Folder of both tests.
+        weights: Files of the models that are tested next.
+    """
+    test, *others = (os.path.join(save_dir, name) for name in TEST_FILES)
+    drawn = glob.glob(os.path.join(glob.escape(save_dir), "manipulate-*.png"))
+    try:
+        with open(test, encoding="utf-8") as file:
+            tested = json.load(file)["weights"][0]
+        is_same = os.path.samefile(tested, weights[0])
+        if is_same and os.path.getmtime(tested) <= os.path.getmtime(test):
+            drawn = []
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # There was no test, or it does not tell of what.
+    for path in (test, *others, *drawn):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+def manipulation_path(save_dir, class_names, class_number):
+    """`manipulate-CLASS.png`, another file for each of the classes.
+
+    CLASS is the name with dashes for what some system takes in no file's
+    name. Where two classes would share a file, if only on systems that
+    ignore case, `~` and the class's number follow.
+    """
+    refused = r'[\x00-\x1f"*/:<>?\\|~]'
+    names = [re.sub(refused, "-", name)[:50] for name in class_names]
+    folded = [name.casefold() for name in names]
+    name = names[class_number]
+    if folded.count(folded[class_number]) > 1:
+        name += f"~{class_number}"
+    return os.path.join(save_dir, f"manipulate-{name}.png")
 
 
 def spread(count, most=SHOWN):
@@ -60,14 +110,11 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
         eval_model: The model that reconstructs, if it has a decoder.
         data: A `sources.Dataset`.
         lengths: Array of shape `(n, n_class)` for its test part.
-        save_dir: Folder. Without a mistake an older file is removed.
+        save_dir: Folder.
     """
-    path = os.path.join(save_dir, "mistakes.png")
     predicted = lengths.argmax(-1)
     wrong = np.flatnonzero(predicted != data.y_test)
     if len(wrong) == 0:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
         return
     order = np.argsort(-lengths.max(-1)[wrong], kind="stable")
     worst = wrong[order[:SHOWN]]
@@ -76,6 +123,7 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
         f"{names[data.y_test[index]]} -> {names[predicted[index]]}"
         for index in worst
     ]
+    path = os.path.join(save_dir, "mistakes.png")
     draw_pictures(eval_model, data.x_test[worst], titles, path)
 
 

@@ -1,14 +1,17 @@
-"""loading."""
+"""Which models are tested, on which data, with which classes.
+
+A model's record says what it was trained on; what the user asks for goes
+before it.
+"""
 
 import os
 
 import keras
 
-from capsnet.cli.settings import recorded_value
 from capsnet.data.folders import TEST_FRACTION
 from capsnet.data.sources import BUILT_IN, load, reorder
 from capsnet.messages import UserError, listed
-from capsnet.models.networks import attach
+from capsnet.models.networks import Network, attach
 from capsnet.models.saving import (
     check_model,
     class_names_of,
@@ -17,102 +20,133 @@ from capsnet.models.saving import (
     load_weights,
 )
 
+# Flags that say how pictures are read, and how a model computes.
+OF_PICTURES = ("image_size", "grayscale", "skip_unreadable")
+OF_COMPUTING = {"routings", "dtype_policy", "conv"}
 
-def picture_flags(args, recorded=None):
-    """How `datasets.load` is to take the pictures.
+
+def load_for_testing(paths, asked, build):
+    """Loads models and the data to test them on.
 
     Args:
-        args: Parsed flags.
-        recorded: None, or the flags of the run that trained the model: they
-            hold where the user gave none.
+        paths: Files of models or weights, as after `-w`.
+        asked: Dictionary of the flags that the user gave: `dataset`, `seed`,
+            `image_size`, `grayscale`, `test_fraction`, `skip_unreadable`,
+            `routings`, `dtype_policy`, `conv` and `jit_compile` (a boolean
+            or `"auto"`). For the rest the first model's record decides, and
+            for files of weights, which have none, `Network`'s defaults.
+        build: Function of a `Network`, `input_shape` and `n_class` that
+            returns three models as `CapsNet` does.
+
+    Returns:
+        A list of such triples, the `sources.Dataset`, and a dictionary of
+        the records by path.
+
+    Raises:
+        UserError: If a file is no model, or a model does not fit the data.
     """
-    recorded = recorded or {}
-    names = ["image_size", "grayscale", "skip_unreadable", "test_fraction"]
-    flags = {name: getattr(args, name) for name in names}
-    dataset = recorded_value(args, "dataset")
-    if dataset not in (None, recorded.get("dataset")):
-        names.remove("test_fraction")  # Another folder may have both parts.
-    for name in names:
-        if name not in args.given:
-            flags[name] = recorded.get(name, flags[name])
-    flags["image_size"] = flags["image_size"] and tuple(flags["image_size"])
-    return flags
-
-
-def load_for_testing(args, build):
-    """The models of `-w`, the data to test them on, the models' records."""
-    loaded = [
-        load_model(path) if path.endswith(".keras") else None
-        for path in args.weights
-    ]
-    flags = next((model[1].get("flags", {}) for model in loaded if model), {})
-    name = args.dataset or flags.get("dataset") or "mnist"
-    # The seed draws the digits.
-    seed = args.seed if "seed" in args.given else flags.get("seed", args.seed)
-    records = [model[1] if model else {} for model in loaded]
-    records = dict(zip(args.weights, records))
-    pictures = picture_flags(args, flags)
-    pictures["test_fraction"] = unseen_fraction(args, records, name)
-    if not args.dataset and name not in BUILT_IN:
-        if not os.path.exists(name):
-            raise UserError(
-                f"{args.weights[0]} was trained on {name!r}, which is not "
-                "there; name what to test on with --dataset"
-            )
-    data = load(name, seed=seed, **pictures)
+    loaded = {
+        path: load_model(path) if path.endswith(".keras") else (None, {})
+        for path in paths
+    }
+    records = {path: record for path, (_, record) in loaded.items()}
+    data = load_data(records, asked)
+    input_shape, n_class = data.x_test.shape[1:], len(data.class_names)
+    for path, (model, _) in loaded.items():
+        if model:
+            check_model(model, path, input_shape, n_class)
     data = order_classes(data, records)
     models = []
-    for path, model in zip(args.weights, loaded):
-        if model is None:
-            models.append(build(args, data))
-            load_weights(models[-1][1], path)
+    for path in paths:
+        model, flags = loaded[path][0], records[path].get("flags", {})
+        if model and not (flags and asked.keys() & OF_COMPUTING):
+            models.append(attach(model))
             continue
-        check_model(
-            model[0], path, data.x_test.shape[1:], len(data.class_names)
-        )
-        models.append(attach(as_asked(*model, path, args, data, build)))
-    if args.jit_compile != "auto":
+        flags = {**flags, **asked}
+        keras.config.set_dtype_policy(flags.get("dtype_policy", "float32"))
+        models.append(build(Network.of(flags), input_shape, n_class))
+        if model:
+            copy_weights(model, models[-1][1], path)
+        else:
+            load_weights(models[-1][1], path)
+    if asked.get("jit_compile", "auto") != "auto":
         for _, eval_model, _ in models:
-            eval_model.jit_compile = args.jit_compile == "on"
+            eval_model.jit_compile = asked["jit_compile"]
     return models, data, records
 
 
-def unseen_fraction(args, records, name):
+def load_data(records, asked):
+    """The data set that the user or else the first record names."""
+    of_runs = {p: r["flags"] for p, r in records.items() if r.get("flags")}
+    path, first = next(iter(of_runs.items()), (None, {}))
+    flags = {**first, **asked}
+    name = flags.get("dataset") or "mnist"
+    is_there = name in BUILT_IN or os.path.exists(name)
+    if "dataset" not in asked and not is_there:
+        raise UserError(
+            f"{path} was trained on {name!r}, which is not there; name what "
+            "to test on with --dataset"
+        )
+    pictures = {key: flags[key] for key in OF_PICTURES if key in flags}
+    if pictures.get("image_size"):
+        pictures["image_size"] = tuple(pictures["image_size"])
+    fraction = unseen_fraction(asked.get("test_fraction"), records, name)
+    # The seed draws the digits.
+    seed = flags.get("seed", 0)
+    return load(name, test_fraction=fraction, seed=seed, **pictures)
+
+
+def place_of(name):
+    """A data set's name as a path that holds in every folder."""
+    if not name or name in BUILT_IN:
+        return name
+    return os.path.realpath(os.path.expanduser(name))
+
+
+def unseen_fraction(asked, records, name):
     """The part of each class that no model was trained on, None for no folder.
 
     The test part of a folder is the same for all seeds, and a smaller part
     lies within a larger one.
 
     Args:
-        args: Parsed flags.
+        asked: None, or the fraction that the user asked for.
         records: Dictionary, a model's record for each file.
         name: The data set to test on.
 
     Raises:
-        UserError: If `--test_fraction` asks for more than was kept.
+        UserError: If more is asked for than was kept.
     """
     flags = [record.get("flags", {}) for record in records.values()]
-    tested = os.path.abspath(os.path.expanduser(name))
     kept = [
         each.get("test_fraction")
         for each in flags
-        if os.path.abspath(each.get("dataset") or "") == tested
+        if place_of(each.get("dataset")) == place_of(name)
     ]
     smallest = min((each or TEST_FRACTION for each in kept), default=1)
-    if args.test_fraction and args.test_fraction > smallest:
+    if asked and asked > smallest:
         raise UserError(
             f"expected --test_fraction of at most {smallest:g}, the part of "
             "these pictures that was kept from training, got "
-            f"{args.test_fraction:g}; leave it out"
+            f"{asked:g}; leave it out"
         )
-    return args.test_fraction or (smallest if any(kept) else None)
+    return asked or (smallest if any(kept) else None)
+
+
+def recorded_names(records, data):
+    """The class names of each model whose record has some."""
+    return {
+        path: class_names_of(record, len(data.class_names))
+        for path, record in records.items()
+        if record.get("class_names")
+    }
 
 
 def order_classes(data, records):
     """The data with its classes in the order that the models know them in.
 
     Args:
-        data: A `sources.Dataset`.
+        data: A `sources.Dataset`, with as many classes as the models have.
         records: Dictionary, a model's record for each file.
 
     Returns:
@@ -122,30 +156,19 @@ def order_classes(data, records):
         UserError: If the models have them in different orders, or know some
             of them, but at other places.
     """
-    known = {
-        path: class_names_of(record, len(data.class_names))
-        for path, record in records.items()
-        if len(record.get("class_names", ())) == len(data.class_names)
-    }
-    same = {
-        path: names
-        for path, names in known.items()
-        if sorted(names) == sorted(data.class_names)
-    }
-    for path in known.keys() - same.keys():
-        moved = [
-            name
-            for place, name in enumerate(data.class_names)
-            if name in known[path] and known[path].index(name) != place
-        ]
-        if moved:
-            raise UserError(
-                f"{path} knows the classes {listed(known[path])}, got "
-                f"{listed(data.class_names)}, of which "
-                f"{moved[0]!r} would be taken for another one; give the "
-                "classes the same names"
-            )
-    if len({tuple(names) for names in same.values()}) > 1:
+    same = {}
+    for path, names in recorded_names(records, data).items():
+        if sorted(names) == sorted(data.class_names):
+            same[path] = names
+            continue
+        for name, theirs in zip(data.class_names, names):
+            if name in names and name != theirs:
+                raise UserError(
+                    f"{path} knows the classes {listed(names)}, got "
+                    f"{listed(data.class_names)}, of which {name!r} would be "
+                    "taken for another one; give the classes the same names"
+                )
+    if len(set(map(tuple, same.values()))) > 1:
         raise UserError(
             "expected models with their classes in the same order after -w, "
             f"got {', '.join(map(repr, same))}; test them one by one"
@@ -160,53 +183,33 @@ def trained_elsewhere(records, data):
         records: Dictionary, a model's record for each file.
         data: The `sources.Dataset` that they are tested on.
     """
+    tested = os.path.basename(place_of(data.name))
+    names = recorded_names(records, data)
     for path, record in records.items():
         name = record.get("flags", {}).get("dataset")
-        if name and os.path.basename(name) != os.path.basename(data.name):
+        if name and os.path.basename(place_of(name)) != tested:
             yield f"{path} was trained on {name}"
-        if "class_names" in record:
-            theirs = class_names_of(record, len(data.class_names))
-            if theirs != data.class_names:
-                yield (
-                    f"{path} knows other classes, which are compared in their "
-                    f"order: {listed(theirs)} with "
-                    f"{listed(data.class_names)}"
-                )
-
-
-def as_asked(model, record, path, args, data, build):
-    """A loaded model, built anew where a flag says how it is to compute.
-
-    These are `--routings`, `--dtype_policy` and `--conv`; without them it
-    computes as it was trained.
-    """
-    asked = args.given & {"routings", "dtype_policy", "conv"}
-    if not asked or "flags" not in record:
-        return model
-    recorded = {
-        name: value
-        for name, value in record["flags"].items()
-        if name not in asked
-    }
-    flags = type(args)(**{**vars(args), **recorded})
-    keras.config.set_dtype_policy(flags.dtype_policy)
-    built = build(flags, data)[1]
-    copy_weights(model, built, path)
-    return built
+        if names.get(path, data.class_names) != data.class_names:
+            yield (
+                f"{path} knows other classes, which are compared in their "
+                f"order: {listed(names[path])} with {listed(data.class_names)}"
+            )
 
 
 def class_number(name, data):
-    """The index of a class given by its name, or else its number."""
-    class_names = data.class_names
-    if name in class_names:
-        number = class_names.index(name)
-    elif name.isdecimal() and int(name) < len(class_names):
-        number = int(name)
-    else:
+    """The index of a class given by its name, or else its number.
+
+    Raises:
+        UserError: If there is no such class, or no test picture of it.
+    """
+    n_class = len(data.class_names)
+    choices = [*data.class_names, *map(str, range(n_class))]
+    if name not in choices:
         raise UserError(
-            f"--digit expects a class, one of {', '.join(class_names)}; "
+            f"--digit expects a class, one of {listed(data.class_names)}; "
             f"got {name!r}"
         )
+    number = choices.index(name) % n_class
     if number not in data.y_test:
         raise UserError(
             "--digit expects a class with a picture in the test part, got "

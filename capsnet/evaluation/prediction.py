@@ -1,4 +1,4 @@
-"""prediction."""
+"""Pictures to a table: which class each is taken for, and how surely."""
 
 import contextlib
 import csv
@@ -17,25 +17,6 @@ from capsnet.models.inference import PREDICT_BATCH, lengths_model, predict
 
 # Of `predictions.csv`.
 COLUMNS = ("file", "class", "length", "runner_up", "runner_up_length")
-
-
-def in_parts(items, size):
-    """Yields the items, at most `size` at once; a bar shows how far they are.
-
-    Args:
-        items: List of pictures or their names.
-        size: Positive integer. As many items or fewer need no bar.
-    """
-    bar = None
-    # Keras's bar goes to standard output, which may be sent to a file.
-    if len(items) > size:
-        with contextlib.redirect_stdout(sys.stderr):
-            bar = keras.utils.Progbar(len(items), unit_name="picture")
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-        if bar:
-            with contextlib.redirect_stdout(sys.stderr):
-                bar.update(min(start + size, len(items)))
 
 
 def make_rows(files, lengths, class_names):
@@ -62,34 +43,14 @@ def make_rows(files, lengths, class_names):
 def format_table(rows):
     """The rows of `make_rows` as aligned lines under a heading."""
     table = [("file", "class", "length", "runner-up", "length")]
-    for file, name, length, runner_up, second in rows:
+    for row in rows:
         table.append(
-            (
-                printable(file),
-                printable(name),
-                f"{length:.3f}",
-                printable(runner_up),
-                f"{second:.3f}",
-            )
+            [f"{v:.3f}" if isinstance(v, float) else printable(v) for v in row]
         )
     widths = [max(map(len, column)) for column in zip(*table)]
     return "\n".join(
         "  ".join(map(str.ljust, row, widths)).rstrip() for row in table
     )
-
-
-def write_rows(rows, path):
-    """Writes the rows of `make_rows` as `predictions.csv`."""
-    # A file's name may hold any bytes.
-    with open(
-        path, "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for name, first, length, second, other in rows:
-            writer.writerow(
-                (name, first, f"{length:.6f}", second, f"{other:.6f}")
-            )
 
 
 def predict_files(models, files, class_names, skip_unreadable=False):
@@ -111,17 +72,23 @@ def predict_files(models, files, class_names, skip_unreadable=False):
     input_shape = models[0].input.shape[1:]
     capsules = [lengths_model(model) for model in models]
     rows, images, unreadable, resized = [], [], [], 0
-    for part in in_parts(files, PREDICT_BATCH):
-        pictures, failed, count = read_pictures(part, input_shape)
-        unreadable += map(printable, failed)
-        resized += count
-        # After the first unreadable file only the others are looked for.
-        if pictures and (skip_unreadable or not unreadable):
-            names, x = zip(*pictures)
-            images += x[: SHOWN - len(images)]
-            x = np.stack(x)
-            lengths = sum(predict(model, x) for model in capsules)
-            rows += make_rows(names, lengths / len(models), class_names)
+    # Keras's bar goes to standard output, which may be sent to a file.
+    with contextlib.redirect_stdout(sys.stderr):
+        bar = keras.utils.Progbar(len(files), unit_name="picture")
+        for start in range(0, len(files), PREDICT_BATCH):
+            part = files[start : start + PREDICT_BATCH]
+            pictures, failed, count = read_pictures(part, input_shape)
+            unreadable += map(printable, failed)
+            resized += count
+            # After the first unreadable file only the others are looked for.
+            if pictures and (skip_unreadable or not unreadable):
+                names, x = zip(*pictures)
+                images += x[: SHOWN - len(images)]
+                x = np.stack(x)
+                lengths = sum(predict(model, x) for model in capsules)
+                rows += make_rows(names, lengths / len(models), class_names)
+            if len(files) > PREDICT_BATCH:
+                bar.update(start + len(part))
     if unreadable and not (skip_unreadable and rows):
         raise unreadable_error("", unreadable, len(files), skip_unreadable)
     notes = []
@@ -143,9 +110,17 @@ def write_predictions(eval_model, rows, images, save_dir):
         rows, images: What `predict_files` returns.
         save_dir: Folder.
     """
-    path = os.path.join(save_dir, "predictions.csv")
-    with whole_file(path) as temporary:
-        write_rows(rows, temporary)
+    with whole_file(os.path.join(save_dir, "predictions.csv")) as path:
+        # A file's name may hold any bytes.
+        with open(
+            path, "w", newline="", encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for row in rows:
+                writer.writerow(
+                    f"{v:.6f}" if isinstance(v, float) else v for v in row
+                )
     titles = [
         f"{shorten(printable(os.path.basename(file)), 18)}: "
         f"{shorten(first, 18)} ({length:.2f})"

@@ -1,4 +1,32 @@
-"""toomcook."""
+"""The matrices of the fast convolution, and when they pay; NumPy only.
+
+In one dimension first:
+
+1. *Parts.* With a stride of 2, even rows of the picture only ever meet even
+   taps of the kernel, and odd rows odd taps. So the convolution is the sum of
+   two of stride 1, one of the even rows and taps and one of the odd ones. A
+   kernel with many taps is cut into runs in the same way.
+2. *Toom-Cook.* `m` outputs of a convolution with `r` taps are coefficients of
+   a product of polynomials. Instead of multiplying all pairs of coefficients,
+   evaluate both polynomials at `m + r - 1` points, multiply point by point,
+   and interpolate: `m + r - 1` multiplications, not `m * r`. With the points
+   fixed, evaluation and interpolation are constant matrices:
+   `output = A' [(G kernel) * (B' input)]`.
+3. *Together.* The points of all parts lie side by side: the rows of `G` and
+   `B'` pick out the taps and the rows of a part, and `A'` sums over the parts
+   while it interpolates. 9 taps with a stride of 2 are parts of 5 and 4 taps;
+   6 outputs take 10 + 9 = 19 multiplications instead of 54.
+
+In two dimensions, for each tile of `m x m` outputs:
+`output = A' [(G kernel G') * (B' input B)] A`. The products in the brackets
+are summed over the channels: a matrix product of `(tiles, channels)` with
+`(channels, filters)` for each of the `n x n` points, where most of the time
+goes, and what a CPU is best at.
+
+Sources: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*,
+CVPR 2016 (the nesting, 'Winograd's minimal filtering'); Toom 1963 and Cook
+1966 (evaluation and interpolation).
+"""
 
 import functools
 import math

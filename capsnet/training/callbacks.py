@@ -1,20 +1,26 @@
-"""callbacks."""
+"""What happens around each epoch: the clock, the test, the log, the keeper."""
 
 import contextlib
 import math
+import os
 import time
 
 import keras
 import numpy as np
 
-from capsnet.files import writing
+from capsnet.files import LOG, MODEL, OF_MODEL, remove, writing
 from capsnet.messages import UserError
 from capsnet.models.inference import lengths_model, predict
-from capsnet.training.checkpoints import save_checkpoint
+from capsnet.models.saving import save_model
+from capsnet.training.checkpoints import keep
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Tells the batches which epoch it is; keeps its rate and its seconds."""
+    """Tells the batches which epoch it is; keeps its rate and its seconds.
+
+    Raises:
+        FloatingPointError: When the loss is no number any more.
+    """
 
     def __init__(self, batches, seconds):
         super().__init__()
@@ -74,14 +80,18 @@ class TestError(keras.callbacks.Callback):
 
 
 class Log(keras.callbacks.CSVLogger):
-    """`CSVLogger` with given columns.
+    """`log.csv`: a `CSVLogger` with given columns.
 
     Left alone, it adds a `val_` column to every column, and fills it with NA.
     """
 
-    def __init__(self, path, columns, append):
-        super().__init__(path, append=append)
-        self.columns = columns
+    def __init__(self, save_dir, decoder, validation, append):
+        super().__init__(os.path.join(save_dir, LOG), append=append)
+        columns = ["loss", "capsnet_loss", "capsnet_accuracy", "decoder_loss"]
+        if not decoder:  # What is left of the loss is the capsules' own.
+            columns = ["loss", "capsnet_accuracy"]
+        held_out = [f"val_{name}" for name in columns] if validation else []
+        self.columns = [*columns, *held_out, "learning_rate", "test_error"]
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -99,13 +109,23 @@ class Log(keras.callbacks.CSVLogger):
 
 
 class Keeper(keras.callbacks.Callback):
-    """Saves the checkpoint, and the best model where held-out data choose."""
+    """Keeps the checkpoint, and the best model where held-out data choose.
 
-    def __init__(self, folder, state, save, choose, swap=None):
+    Args:
+        save_dir: The run's folder.
+        eval_model: The model to save.
+        record: Dictionary, saved within the model.
+        state: Dictionary, the checkpoint's; it grows by what comes.
+        choose: Whether held-out pictures choose the epoch.
+        swap: `SwapEMAWeights` where averaged weights are saved, or `None`.
+    """
+
+    def __init__(self, save_dir, eval_model, record, state, choose, swap=None):
         super().__init__()
-        self.folder = folder
+        self.save_dir = save_dir
+        self.eval_model = eval_model
+        self.record = record
         self.state = state
-        self.save = save
         self.choose = choose
         self.swap = swap
 
@@ -115,38 +135,29 @@ class Keeper(keras.callbacks.Callback):
             score = [logs["val_capsnet_accuracy"], -logs["val_loss"]]
             best = self.state.get("best")
             if best is None or score > best["score"]:
-                self.state["best"] = {
-                    "score": score,
-                    "epoch": epoch + 1,
-                    "test_error": logs["test_error"],
-                }
-                with averaged(self.swap):
-                    self.save(final_figures(self.state["best"]))
+                test_error = logs["test_error"]
+                figures = {"epoch": epoch + 1, "test_error": test_error}
+                self.state["best"] = {"score": score, **figures}
+                self.save(figures)
         self.state["epochs_done"] = epoch + 1
-        save_checkpoint(self.folder, self.model, self.state)
+        keep(self.save_dir, self.model, self.state)
 
-
-def final_figures(best):
-    """What the record says of the epoch that is kept."""
-    return {key: best[key] for key in ("epoch", "test_error")}
+    def save(self, figures):
+        """Saves the model; what tells of an old one goes."""
+        remove(self.save_dir, OF_MODEL)
+        path = os.path.join(self.save_dir, MODEL)
+        with averaged(self.swap):
+            save_model(self.eval_model, path, {**self.record, **figures})
 
 
 @contextlib.contextmanager
 def averaged(swap):
     """Within it the model has its averaged weights, if it keeps any."""
-    if swap is not None:
-        swap.on_test_begin()
-    yield
-    if swap is not None:
+    if swap is None:
+        yield
+        return
+    swap.on_test_begin()
+    try:
+        yield
+    finally:
         swap.on_test_end()
-
-
-def log_columns(decoder, validation):
-    """The columns of `log.csv`, besides the epoch."""
-    columns = ["loss", "capsnet_loss", "capsnet_accuracy"]
-    if not decoder:
-        columns.remove("capsnet_loss")  # It is the loss.
-    else:
-        columns.append("decoder_loss")
-    held_out = [f"val_{name}" for name in columns] if validation else []
-    return [*columns, *held_out, "learning_rate", "test_error"]

@@ -1,19 +1,101 @@
-"""checkpoints."""
+"""A run's folder: begin, go on, keep, finish.
 
-import contextlib
+`log.csv` gains a row and `checkpoint/` is replaced after each epoch; a kill
+at any time costs the epoch at work. `checkpoint/state.json` appears last and
+at once: it always names a complete file of weights.
+"""
+
 import fnmatch
 import math
 import os
 
+import utils
 from capsnet.files import (
+    CHECKPOINT,
+    LOG,
+    OF_RUN,
+    PLOT,
     RECORD,
+    STATE,
+    remove,
     sha256,
     state_sha256,
     whole_file,
     write_json,
-    writing,
+    write_text,
 )
 from capsnet.messages import UserError, reason_of
+
+WEIGHTS = "epoch-*.weights.h5"
+
+
+def begin(save_dir):
+    """Removes what tells of an old run how it went.
+
+    Beside the files that a new run writes first it would be taken for the
+    new run's. The old model stays until there is a new one: it tells its own
+    record.
+    """
+    remove(save_dir, OF_RUN)
+
+
+def go_on(save_dir, model, state):
+    """Puts a checkpoint into a compiled model, and cuts the log to fit.
+
+    Args:
+        save_dir: The run's folder.
+        model: A compiled model.
+        state: What `files.read_state` returned.
+
+    Raises:
+        UserError: If the model is another one, or the log has fewer rows
+            than the checkpoint epochs.
+    """
+    model.optimizer.build(model.trainable_variables)
+    folder = os.path.join(save_dir, CHECKPOINT)
+    try:
+        model.load_weights(os.path.join(folder, state["file"]))
+    except Exception as error:  # Keras raises nearly anything.
+        raise UserError(
+            f"the checkpoint in {folder!r} does not fit this model: "
+            f"{reason_of(error)}"
+        ) from error
+    path, done = os.path.join(save_dir, LOG), state["epochs_done"]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = file.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        lines = [""]
+    if len(lines) < done + 1:
+        raise UserError(
+            f"expected rows of epochs 1 to {done} in {path!r}, got "
+            f"{len(lines) - 1} of them; restore the file, or start again "
+            "without --resume"
+        )
+    # A kill between the row and the checkpoint leaves a row too many.
+    write_text(path, "".join(lines[: done + 1]))
+
+
+def keep(save_dir, model, state):
+    """Saves weights and optimizer, then the state that names their file.
+
+    Args:
+        save_dir: The run's folder.
+        model: A compiled model.
+        state: Dictionary that JSON can hold; `epochs_done` in it is how
+            many epochs the weights have seen.
+    """
+    name = WEIGHTS.replace("*", f"{state['epochs_done']:04d}")
+    path = os.path.join(save_dir, CHECKPOINT, name)
+    with whole_file(path) as temporary:
+        reserve(temporary, model)
+        model.save_weights(temporary)
+    state = {**state, "file": name, "sha256": sha256(path)}
+    state["state_sha256"] = state_sha256(state)
+    write_json(os.path.join(save_dir, STATE), state)
+    for other in fnmatch.filter(os.listdir(os.path.dirname(path)), WEIGHTS):
+        if other != name:
+            os.remove(os.path.join(os.path.dirname(path), other))
 
 
 def reserve(path, model):
@@ -31,81 +113,8 @@ def reserve(path, model):
             os.posix_fallocate(file.fileno(), 0, size)
 
 
-def save_checkpoint(folder, model, state):
-    """Saves weights and optimizer, then the state that names their file.
-
-    `state.json` appears last and under its name at once: it always names a
-    complete file, whenever the process is killed.
-
-    Args:
-        folder: Where the checkpoint is kept.
-        model: A compiled model.
-        state: Dictionary that JSON can hold; `epochs_done` in it is how
-            many epochs the weights have seen.
-    """
-    name = f"epoch-{state['epochs_done']:04d}.weights.h5"
-    path = os.path.join(folder, name)
-    with whole_file(path) as temporary:
-        reserve(temporary, model)
-        model.save_weights(temporary)
-    state = {**state, "file": name, "sha256": sha256(path)}
-    state["state_sha256"] = state_sha256(state)
-    write_json(os.path.join(folder, "state.json"), state)
-    for other in fnmatch.filter(os.listdir(folder), "epoch-*.weights.h5"):
-        if other != name:
-            os.remove(os.path.join(folder, other))
-
-
-def drop_run(save_dir):
-    """Removes what says of a run that a new one replaces how it went.
-
-    What the new run writes first, its log and weights, would otherwise
-    stand beside the state and the record of the old one, should it be killed.
-    The old model stays until there is a new one: it tells its own record.
-    """
-    for name in (os.path.join("checkpoint", "state.json"), RECORD, "log.png"):
-        path = os.path.join(save_dir, name)
-        with writing(path), contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-
-
-def cut_log(path, epochs_done):
-    """Removes rows of a `log.csv` beyond the checkpoint's epoch.
-
-    A kill between the row and the checkpoint leaves a row too many.
-
-    Raises:
-        UserError: If the log has fewer rows than the checkpoint epochs.
-    """
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = file.read().splitlines(keepends=True)
-    if len(lines) < epochs_done + 1:
-        raise UserError(
-            f"expected rows of epochs 1 to {epochs_done} in {path!r}, got "
-            f"{len(lines) - 1} of them; restore the file, or start again "
-            "without --resume"
-        )
-    with whole_file(path) as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            file.writelines(lines[: epochs_done + 1])
-
-
-def load_checkpoint(folder, model, state):
-    """Puts weights and optimizer of a checkpoint into a compiled model.
-
-    Args:
-        folder: Where the checkpoint is kept.
-        model: A compiled model.
-        state: What `read_state` returned.
-
-    Raises:
-        UserError: If the model is another one.
-    """
-    model.optimizer.build(model.trainable_variables)
-    try:
-        model.load_weights(os.path.join(folder, state["file"]))
-    except Exception as error:  # Keras raises nearly anything.
-        raise UserError(
-            f"the checkpoint in {folder!r} does not fit this model: "
-            f"{reason_of(error)}"
-        ) from error
+def finish(save_dir, record):
+    """Draws the log, and writes the record of a finished run."""
+    with whole_file(os.path.join(save_dir, PLOT)) as path:
+        utils.draw_log(os.path.join(save_dir, LOG), path)
+    write_json(os.path.join(save_dir, RECORD), record)

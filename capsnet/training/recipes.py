@@ -1,4 +1,4 @@
-"""recipes."""
+"""Recipes: defaults for the flags of the model and the training."""
 
 RECIPES = {
     # The classic Keras repository's loss, schedule, batch and epochs.
@@ -8,7 +8,6 @@ RECIPES = {
         "batch_size": 128,
         "lr_decay": 0.96,
         "lr_decay_steps": 2000,
-        "lr_min": 1e-6,
         "lam_recon": "authors",
         "init": "authors",
         "capsule_bias": 0.1,

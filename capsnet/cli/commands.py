@@ -1,0 +1,246 @@
+"""The four tasks: what each does, and what it tells the user.
+
+The functions of `capsulenet.py` that they call are handed to them: the
+script is above this room.
+"""
+
+import contextlib
+import os
+import sys
+import typing
+from collections.abc import Callable
+
+import keras
+
+from capsnet.cli import checks, settings
+from capsnet.cli.telling import (
+    interrupted,
+    tell_compilation,
+    tell_network,
+    tell_run,
+)
+from capsnet.data.batches import balanced_weights
+from capsnet.data.folders import find_pictures
+from capsnet.data.sources import hold_out, load
+from capsnet.devices import (
+    environment,
+    make_deterministic,
+)
+from capsnet.evaluation.figures import worst_classes
+from capsnet.evaluation.loading import (
+    class_number,
+    load_for_testing,
+    trained_elsewhere,
+)
+from capsnet.evaluation.prediction import (
+    format_table,
+    predict_files,
+    write_predictions,
+)
+from capsnet.files import MODEL, locked
+from capsnet.messages import (
+    UserError,
+    command,
+    counted,
+    fail,
+)
+from capsnet.models.saving import export, load_models, load_weights, save_half
+
+SCRIPT = "capsulenet.py"
+
+
+class Script(typing.NamedTuple):
+    """The functions of `capsulenet.py`."""
+
+    build: Callable
+    train: Callable
+    test: Callable
+    manipulate: Callable
+
+
+def run(args, script, scope=contextlib.nullcontext, replicas=1):
+    """Does what checked flags ask for.
+
+    Args:
+        args: What `checks.parse_args` returns.
+        script: A `Script`.
+        scope: Function that returns the context to build models in.
+        replicas: By how many devices a batch is divided.
+
+    Returns:
+        Exit status: 0, 1 when training diverged, 2 for what the user can
+        mend, 130 after Ctrl-C. Each but 0 comes with one line.
+    """
+    task = settings.read(args)
+    try:
+        checks.started()
+        lock = locked(task.save_dir) if task.save_dir else None
+        with lock or contextlib.nullcontext():
+            keras.utils.set_random_seed(task.seed)
+            if task.jit_compile is not True:
+                make_deterministic()
+            keras.config.set_dtype_policy(task.dtype_policy)
+            if isinstance(task, settings.Training):
+                run_training(task, script, scope, replicas)
+            elif isinstance(task, settings.Testing):
+                run_testing(task, script)
+            elif isinstance(task, settings.Prediction):
+                run_prediction(task)
+            else:
+                run_export(task)
+    except UserError as error:
+        return fail(str(error), 2)
+    except OSError as error:
+        return fail(f"{error.strerror or error}: {error.filename or ''}", 2)
+    except FloatingPointError as error:
+        return fail(str(error), 1)
+    except KeyboardInterrupt:
+        if sys.stdout.isatty():
+            print()  # The progress bar's line has no end yet.
+        return fail(interrupted(task), 130)
+    return 0
+
+
+def run_training(task, script, scope, replicas):
+    """Trains, and prints before what will be and after what came of it."""
+    data = load(task.dataset, seed=task.seed, **task.pictures)
+    for note in data.notes:
+        print(note)
+    validation = None
+    if task.val_fraction:
+        data, *validation = hold_out(data, task.val_fraction, task.seed)
+    for flag, value in task.recipe.items():
+        print(f"Recipe {task.flags['recipe']} sets --{flag} {value}")
+    n_class, pictures = len(data.class_names), len(data.x_train)
+    input_shape = data.x_train.shape[1:]
+    batch_size, lowered_from = task.batch_size(pictures, replicas)
+    if batch_size < lowered_from:
+        print(
+            f"Batches of {batch_size}, not {lowered_from}, for "
+            f"{counted(pictures, 'training picture')}: "
+            f"{counted(-(-pictures // batch_size), 'step')} an epoch "
+            "(--batch_size takes another number)"
+        )
+    with scope():
+        models = script.build(task.network, input_shape, n_class)
+    tell_network(models[0], data, batch_size, replicas)
+    tell_compilation(task)
+    if task.weights:
+        load_weights(models[1], *task.weights)
+    class_weight = None
+    if task.balanced:
+        class_weight = balanced_weights(data.y_train, n_class)
+        weights = map("{} {:.3g}".format, data.class_names, class_weight)
+        print(f"Class weights: {', '.join(weights)}")
+    record = {
+        "flags": task.flags,
+        "class_names": data.class_names,
+        "input_shape": list(input_shape),
+        "input_range": [0.0, 1.0],
+        "batch_size": batch_size,
+        "lam_recon": task.lam_recon(input_shape, n_class),
+        "parameters": models[0].count_params(),
+        "environment": environment(),
+    }
+    tell_run(task, data, record)
+    with scope():
+        _, record = script.train(
+            models,
+            data,
+            task.save_dir,
+            batch_size=batch_size,
+            lam_recon=record["lam_recon"],
+            validation=validation,
+            replicas=replicas,
+            jit_compile=task.jit_compile,
+            class_weight=class_weight,
+            resumed=task.resumed,
+            record=record,
+            verbose=1 if sys.stdout.isatty() else 2,
+            **task.arguments,
+        )
+    print(f"Test error: {record['test_error']:.2f} % (epoch {record['epoch']})")
+    print(f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json")
+    words = ["-t", "-w", os.path.join(task.save_dir, MODEL)]
+    if task.save_dir != "result":
+        words += ["--save_dir", task.save_dir]
+    print(f"Test it: {command(SCRIPT, *words)}")
+
+
+def run_testing(task, script):
+    """Tests models, draws a class where it is asked for, and tells of both."""
+    models, data, records = load_for_testing(
+        task.weights, task.asked, script.build
+    )
+    manipulate_model = models[0][2]
+    if task.digit is not None:
+        if manipulate_model is None:
+            raise UserError(
+                "--digit needs a model with a decoder, and this one has none: "
+                "it is a baseline, or was trained with --lam_recon 0"
+            )
+        drawn = class_number(task.digit, data)
+    figures = script.test(
+        [model[1] for model in models], data, task.save_dir, task.weights
+    )
+    print(f"Tested on {data.name}: {', '.join(task.weights)}")
+    for line in trained_elsewhere(records, data):
+        print(line)
+    if len(models) > 1:
+        print(f"{len(models)} models, capsule lengths summed")
+    print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
+    print(
+        f"Test error: {figures['test_error']:.2f} % "
+        f"({figures['mistakes']} of {figures['pictures']})"
+    )
+    written = ["test.json", "confusion.png"]
+    if figures["mistakes"]:
+        print(worst_classes(figures["classes"]))
+        written.append("mistakes.png")
+    else:
+        print("No mistakes, so no mistakes.png")
+    if manipulate_model is None:
+        print("No reconstructions: the model has no decoder")
+    else:
+        written.append("real_and_recon.png")
+    print(f"Written to {task.save_dir}: {', '.join(written)}")
+    if task.digit is not None:
+        path = script.manipulate(
+            manipulate_model, data, drawn, task.save_dir, task.seed
+        )
+        print(f"Written: {path}")
+
+
+def run_prediction(task):
+    """Prints what the models take pictures for; writes only if asked to."""
+    models, class_names, _ = load_models(task.weights)
+    files = find_pictures(task.paths)
+    rows, images, notes = predict_files(
+        models, files, class_names, task.skip_unreadable
+    )
+    print(format_table(rows), flush=True)
+    for note in notes:
+        print(note)
+    if len(models) > 1:
+        print(f"{len(models)} models, mean of their capsules' lengths")
+    if task.save_dir:
+        write_predictions(models[0], rows, images, task.save_dir)
+        print(f"Written to {task.save_dir}: predictions.csv, predictions.png")
+
+
+def run_export(task):
+    """Writes a model for others, and prints how to load it."""
+    (model,), _, record = load_models(task.weights)
+    target = task.target
+    if target.endswith(".keras"):
+        save_half(model, target, record)
+        size = os.path.getsize(target) / 1e6
+        print(f"Written: {target}, {size:.1f} MB, weights in 16 bits")
+        print(f"Test it: {command(SCRIPT, '-t', '-w', target)}")
+        return
+    export(model, record, target)
+    print(f"Written: {target}, a SavedModel with the endpoint serve")
+    print(
+        f"Load it: served = tf.saved_model.load({target!r}); "
+        "served.serve(images)"
+    )

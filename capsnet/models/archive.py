@@ -1,0 +1,125 @@
+"""The inside of a `.keras` file: what it may describe, and 16-bit weights.
+
+Keras's safe mode refuses code, but allocates whatever a config describes and
+reads whatever a member inflates to. So a file is looked at before: it has to
+hold all that it claims, and names no classes but known ones.
+"""
+
+import io
+import json
+import math
+import os
+
+import h5py
+import numpy as np
+
+from capsnet.messages import UserError, cross
+
+# Where Keras keeps the layers and the weights in a `.keras` file.
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+# Keras stores weights as they are; packed again they shrink by a tenth. What
+# claims more than this times its file's size is no model.
+MOST_EXPANSION = 10
+# The classes that a model's config may name, beside those of `KERNELS`.
+KNOWN = (
+    "Functional Sequential InputLayer __keras_tensor__ DTypePolicy Mask Length "
+    "Activation Add Dropout Flatten Reshape Softmax "
+    "Zeros Constant GlorotUniform TruncatedNormal CapsuleNormal"
+).split()
+# Those with a kernel, and its shape by their config and their input's shape.
+KERNELS = {
+    "Dense": lambda of, inputs: (inputs[-1], of["units"]),
+    "Conv2D": lambda of, inputs: (
+        (*of["kernel_size"], inputs[-1], of["filters"])
+    ),
+    "PrimaryCap": lambda of, inputs: (
+        (*of["kernel_size"], inputs[-1], of["n_channels"] * of["dim_capsule"])
+    ),
+    "CapsuleLayer": lambda of, inputs: (
+        (of["num_capsule"], inputs[1], of["dim_capsule"], inputs[2])
+    ),
+}
+OURS = "expected a model that capsulenet.py saved"
+
+
+def check_archive(archive, path):
+    """Raises UserError for a `.keras` file that claims more than it holds.
+
+    Keras allocates the layers that a config describes before it looks at the
+    weights. So each kernel of the config has to be there, in this shape.
+    """
+    claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > MOST_EXPANSION * os.path.getsize(path):
+        raise UserError(
+            f"{path!r} would inflate to {claimed:,} bytes, more than "
+            f"{MOST_EXPANSION} times its size; {OURS}"
+        )
+    # Whole members are read below; this finds, in small parts, those that
+    # inflate to more than they claim.
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"{path!r} is damaged ({damaged}); {OURS}")
+    with h5py.File(io.BytesIO(archive.read(WEIGHTS))) as file:
+        stored = [array.shape for array in arrays_of(file).values()]
+    # A weight takes two bytes at least.
+    if 2 * sum(map(math.prod, stored)) > claimed:
+        raise UserError(f"{path!r} is too small for its weights; {OURS}")
+    config = json.loads(archive.read(CONFIG))
+    config.pop("compile_config", None)  # Keras passes over it, too.
+    for layer in described_in(config):
+        name = layer["class_name"]
+        if name in KERNELS:
+            inputs = layer["build_config"]["input_shape"]
+            kernel = KERNELS[name](layer["config"], inputs)
+            if kernel not in stored or "module" not in layer:
+                raise UserError(
+                    f"{path!r} describes weights of {cross(kernel)}, which it "
+                    f"does not hold; {OURS}"
+                )
+            stored.remove(kernel)
+        elif name not in KNOWN:
+            raise UserError(
+                f"{path!r} has a {name!r}, which is not known; {OURS} (a class "
+                "of your own belongs into KNOWN in capsnet/models/archive.py)"
+            )
+
+
+def described_in(config):
+    """Every part of a model's config that names a class."""
+    if isinstance(config, dict):
+        if "class_name" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for part in config:
+            yield from described_in(part)
+
+
+def arrays_of(file):
+    """The arrays in an HDF5 file by name; they are not read yet."""
+    found = {}
+
+    def note(name, entry):
+        if isinstance(entry, h5py.Dataset):
+            found[name] = entry
+
+    file.visititems(note)
+    return found
+
+
+def half_weights(content):
+    """The bytes of a `.weights.h5` with float16 in place of float32."""
+    halved = io.BytesIO()
+    with (
+        h5py.File(io.BytesIO(content)) as source,
+        h5py.File(halved, "w") as target,
+    ):
+        for name, array in arrays_of(source).items():
+            with np.errstate(over="ignore"):
+                target[name] = array[()].astype("float16")
+            if not np.isfinite(target[name]).all():
+                raise UserError(
+                    f"expected weights of at most 65,504 in {name!r}, got "
+                    "larger ones: they cannot be stored in 16 bits"
+                )
+    return halved.getvalue()
