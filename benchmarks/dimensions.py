@@ -10,7 +10,6 @@ enough, a detail may: a loop, a tail, an end of a stroke. The pictures show
 which (`--digit`). Writes Markdown into `--out`.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -18,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import processes
 
-from capsnet.cli.options import Parser
+from capsnet.cli.parser import Parser, adder
 from capsnet.files import whole_file
-from capsnet.messages import UserError, fail
+from capsnet.messages import UserError, command, fail
 
 # What grows and what shrinks, and the change that counts: of the ink, the slant
 # (the shear of the second moments), the spread across, the slant taken out, and
@@ -38,15 +37,14 @@ NAMED = 2
 
 
 def parse_args(argv=None):
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=raw)
-    add = parser.add_argument
-    add("-w", "--weights", required=True, metavar="FILE", help="a .keras file")
+    parser = Parser(description=__doc__)
+    add = adder(parser)
+    text = "a .keras file"
+    add("-w", "--weights", None, text, required=True, metavar="FILE")
     text = "as in capsulenet.py (default: what the model was trained on)"
-    add("--dataset", help=text)
+    add("--dataset", None, text, metavar="NAME|PATH")
     out = processes.ROOT / "result" / "mnist" / "dimensions.md"
-    text = "where to write (default: result/mnist/dimensions.md)"
-    add("--out", default=str(out), metavar="FILE", help=text)
+    add("--out", str(out), "where to write", metavar="FILE")
     return parser.parse_args(argv)
 
 
@@ -108,13 +106,12 @@ def write(args):
         columns.append([describe(row[low], row[high]) for row in images])
     rows = [(number, *row) for number, row in enumerate(zip(*columns), 1)]
     table = processes.table(("dimension", *data.class_names), rows)
-    command = f"python benchmarks/dimensions.py -w {args.weights}"
-    if args.dataset:
-        # By its last name: a folder mnist holds what mnist would download.
-        command += f" --dataset {Path(args.dataset).name}"
+    # By its last name: a folder mnist holds what mnist would download.
+    dataset = ["--dataset", Path(args.dataset).name] if args.dataset else []
+    words = command("benchmarks/dimensions.py", "-w", args.weights, *dataset)
     text = (
         f"What {STEP:+} instead of {-STEP:+} in one dimension of a class's "
-        f"capsule does to the drawing of it, measured by `{command}`.\n\n"
+        f"capsule does to the drawing of it, measured by `{words}`.\n\n"
         f"{table}\n"
     )
     with whole_file(args.out) as path:

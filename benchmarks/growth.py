@@ -52,12 +52,8 @@ def parse_args(argv=None):
         computing=True,
         axes=AXES,
     )
-    parser.add_argument(
-        "--conv",
-        choices=("auto", "direct"),
-        default="auto",
-        help="as in capsulenet.py (default: %(default)s)",
-    )
+    add, text = processes.adder(parser), "as in capsulenet.py"
+    add("--conv", "auto", text, choices=("auto", "direct"))
     return processes.parse(parser, argv, QUICK)
 
 

@@ -20,9 +20,10 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 sys.path.insert(0, str(ROOT))
 
-from capsnet.cli import options  # noqa: E402
+from capsnet.cli.options import add_computing_options  # noqa: E402
+from capsnet.cli.parser import Parser, adder, positive_int  # noqa: E402
 from capsnet.files import whole_file, write_json  # noqa: E402
-from capsnet.messages import UserError, fail  # noqa: E402
+from capsnet.messages import UserError, command, fail  # noqa: E402
 
 # Not over the figures that the repository shows.
 TRY = os.path.join(tempfile.gettempdir(), "capsnet-benchmarks")
@@ -43,31 +44,25 @@ def make_parser(description, numbers, computing=False, **choices):
         computing: Whether there are flags of precision and compilation.
         **choices: For each flag the names of which it takes some.
     """
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = options.Parser(description=description, formatter_class=raw)
-    add = parser.add_argument
+    parser = Parser(description=description)
+    add = adder(parser)
     for name, default, text in numbers:
-        text += " (default: %(default)s)"
-        add(f"--{name}", type=options.positive_int, default=default, help=text)
+        add(f"--{name}", default, text, type=positive_int, metavar="N")
     for name, known in choices.items():
-        known, text = list(known), f"some of {', '.join(known)} (default: all)"
-        add(f"--{name}", nargs="+", choices=known, default=known, help=text)
+        add(f"--{name}", list(known), "some", nargs="+", choices=list(known))
     if computing:
-        options.add_computing_options(parser)
-    text = f"tiny settings, for a try; writes into {TRY}"
-    add("--quick", action="store_true", help=text)
-    text = "where to write (default: the script's folder)"
-    add("--out", default=str(FOLDER), metavar="FOLDER", help=text)
+        add_computing_options(add)
+    add("--quick", False, f"tiny settings, for a try; writes into {TRY}")
+    add("--out", str(FOLDER), "where to write", metavar="DIR")
     return parser
 
 
 def parse(parser, argv, quick):
     """Parses the flags; `quick` holds the defaults that `--quick` sets."""
-    args = parser.parse_args(argv)
-    if args.quick:
-        parser.set_defaults(**quick, out=TRY)
-        args = parser.parse_args(argv)
-    return args
+    defaults, given = parser.parse(argv)
+    if "quick" in given:
+        defaults = {**defaults, **quick, "out": TRY}
+    return argparse.Namespace(**{**defaults, **given})
 
 
 class Worker:
@@ -179,10 +174,11 @@ def benchmark(name, argv, parse_args, measure, describe, draw=None):
         Exit status: 0, 1 after an error, 130 when the user interrupted it.
     """
     args = parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
     out = Path(args.out)
     try:
         record = {
-            "command": command_line(f"{name}.py", argv),
+            "command": command(f"benchmarks/{name}.py", *given),
             "settings": {k: v for k, v in vars(args).items() if k != "out"},
             **measure(args),
         }
@@ -200,14 +196,6 @@ def benchmark(name, argv, parse_args, measure, describe, draw=None):
         return fail("interrupted; nothing was written", 130)
     print(f"\n{text}\n\nWritten: {out / name}.json, {out / 'README.md'}")
     return 0
-
-
-def command_line(script, argv=None):
-    """The command as the user gave it, with the backend if it was chosen."""
-    backend = os.environ.get("KERAS_BACKEND")
-    chosen = [f"KERAS_BACKEND={backend}"] if backend else []
-    given = sys.argv[1:] if argv is None else argv
-    return " ".join([*chosen, "python", f"benchmarks/{script}", *given])
 
 
 def block(record, describe):

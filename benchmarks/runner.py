@@ -35,9 +35,9 @@ from pathlib import Path
 
 from processes import ROOT
 
-from capsnet.cli.checks import given_flags
-from capsnet.cli.options import Parser, build_parser, number, positive_int
-from capsnet.cli.settings import flags_of, parse_args
+from capsnet.cli.checks import flags_of, parse_args
+from capsnet.cli.options import build_parser
+from capsnet.cli.parser import Parser, adder, number, positive_int
 from capsnet.files import whole_file, write_json
 from capsnet.messages import UserError, fail
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
@@ -272,35 +272,33 @@ def matching(rows, text):
 
 def parse(study, description, argv=None):
     """Parses the flags of a study's script, `description` its manual."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        description=description, formatter_class=raw, allow_abbrev=False
-    )
-    add = parser.add_argument
+    parser = Parser(description=description)
+    add = adder(parser)
     rows = functools.partial(matching, study.rows)
     text = "rows, or beginnings of their names (default: all)"
-    add("--rows", nargs="+", type=rows, default=[list(study.rows)], help=text)
-    for name, kind, default, text in (
-        ("seeds", positive_int, 1, "number of seeds"),
-        ("first_seed", number(int, 0, 2**32 - 1), 0, "the first one"),
-        ("epochs", positive_int, study.epochs, "epochs of each run"),
-        ("dataset", str, "mnist", "as in capsulenet.py"),
-        ("work_dir", Path, f"~/.cache/capsnet-{study.name}", "runs, models"),
-        ("out", Path, ROOT / "result", "logs, records and tables"),
-    ):
-        text += " (default: %(default)s)"
-        add(f"--{name}", type=kind, default=default, help=text)
+    add("--rows", None, text, nargs="+", type=rows, metavar="ROW")
+    add("--seeds", 1, "number of seeds", type=positive_int, metavar="N")
+    first = number(int, 0, 2**32 - 1)
+    add("--first_seed", 0, "the first one", type=first, metavar="N")
+    text = "epochs of each run"
+    add("--epochs", study.epochs, text, type=positive_int, metavar="N")
+    add("--dataset", "mnist", "as in capsulenet.py", metavar="NAME|PATH")
     text = 'further flags of all runs, in one word: --extra="--lr_decay 0.8"'
-    add("--extra", type=shlex.split, default=[], metavar="FLAGS", help=text)
-    add("--report", action="store_true", help="rebuild the tables, no more")
+    add("--extra", None, text, type=shlex.split, metavar="FLAGS")
+    work_dir = Path("~", ".cache", f"capsnet-{study.name}")
+    add("--work_dir", work_dir, "runs, models", type=Path, metavar="DIR")
+    text = "logs, records and tables"
+    add("--out", ROOT / "result", text, type=Path, metavar="DIR")
+    add("--report", False, "rebuild the tables, no more")
     args = parser.parse_args(argv)
-    args.rows = list(dict.fromkeys(itertools.chain(*args.rows)))
+    chosen = itertools.chain(*(args.rows or [study.rows]))
+    args.rows, args.extra = list(dict.fromkeys(chosen)), args.extra or []
     args.work_dir = args.work_dir.expanduser().resolve()
     args.out = args.out.resolve()
-    given = functools.partial(given_flags, build_parser(""))
     for row in args.rows:
-        reserved = RESERVED | set(given(study.rows[row]))
-        if clash := reserved & set(given(args.extra)):
+        _, given = build_parser().parse(args.extra)
+        _, of_row = build_parser().parse(study.rows[row])
+        if clash := given.keys() & (RESERVED | of_row.keys()):
             parser.error(
                 f"--extra cannot set --{min(clash)}: row {row} or the runner "
                 "does, or it would break the rules of the table"

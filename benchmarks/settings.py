@@ -68,7 +68,7 @@ def parse_args(argv=None):
         backends=ON_CPU,
     )
     text = "the settings for a GPU (default: those for a CPU)"
-    parser.add_argument("--gpu", action="store_true", help=text)
+    processes.adder(parser)("--gpu", False, text)
     return processes.parse(parser, argv, QUICK)
 
 
