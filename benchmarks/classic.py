@@ -1,21 +1,15 @@
 """The network as public Keras code usually writes it, to compare with.
 
-The formulation that most repositories share, written from its description:
-
-- `PrimaryCap` is a `Conv2D`, a `Reshape` and a `squash`;
-- the inputs of the digit capsules are tiled, once for every output capsule;
-- the votes are mapped sample by sample, 11,520 small products of a matrix
-  and a vector for a picture of MNIST, and written down;
-- each round of routing multiplies the coupling with all the votes, and all
-  the votes with the outputs, with logits for each sample;
-- all convolutions are direct.
+The formulation that most repositories share, written from its description: the
+inputs of the digit capsules are tiled, once for every output capsule; the votes
+are mapped sample by sample (11,520 small products of a matrix and a vector for
+a picture of MNIST) and written down; each round of routing multiplies all the
+votes; all convolutions are direct.
 
 Weights, names, loss and decoder are those of `capsulenet.CapsNet`, and with
-the same weights the numbers are the same (tests/test_benchmarks.py), so that
-a difference in time or memory is one of formulation alone. For that reason
-`squash`, `Length` and `Mask` are ours too; they cost the same anywhere.
-
-`benchmarks/speed.py` measures it. Nothing else should use it.
+the same weights the numbers are the same, so that a difference in time or
+memory is one of formulation alone. For that reason `squash`, `Length` and
+`Mask` are ours too; they cost the same anywhere.
 """
 
 import keras
@@ -35,16 +29,7 @@ class Squash(layers.Layer):
 class ClassicCapsuleLayer(layers.Layer):
     """Routing over votes that are mapped sample by sample and kept.
 
-    Args:
-        num_capsule, dim_capsule, routings, kernel_initializer: As in
-            `capsulelayers.CapsuleLayer`.
-
-    Input shape:
-        3D tensor with shape
-        `(batch_size, input_num_capsule, input_dim_capsule)`.
-
-    Output shape:
-        3D tensor with shape `(batch_size, num_capsule, dim_capsule)`.
+    Arguments and shapes are those of `capsulelayers.CapsuleLayer`.
     """
 
     def __init__(
@@ -58,15 +43,10 @@ class ClassicCapsuleLayer(layers.Layer):
 
     def build(self, input_shape):
         _, input_num_capsule, input_dim_capsule = input_shape
+        shape = (self.num_capsule, input_num_capsule)
+        shape += (self.dim_capsule, input_dim_capsule)
         self.kernel = self.add_weight(
-            name="kernel",
-            shape=(
-                self.num_capsule,
-                input_num_capsule,
-                self.dim_capsule,
-                input_dim_capsule,
-            ),
-            initializer=self.kernel_initializer,
+            shape, self.kernel_initializer, name="kernel"
         )
 
     def call(self, inputs):
@@ -101,17 +81,7 @@ class ClassicCapsuleLayer(layers.Layer):
 
 
 def ClassicCapsNet(input_shape, n_class, routings=3, dim_capsule=16):
-    """`capsulenet.CapsNet` in the classic formulation.
-
-    Args:
-        input_shape: Tuple `(height, width, channels)`.
-        n_class: Integer, number of classes.
-        routings: Positive integer, rounds of dynamic routing.
-        dim_capsule: Positive integer, length of a digit capsule.
-
-    Returns:
-        The three models that `capsulenet.CapsNet` returns.
-    """
+    """`capsulenet.CapsNet` in the classic formulation, with its arguments."""
     first, primary, capsules, dense = initializers("length", None)
     image = layers.Input(input_shape, name="image")
     features = layers.Conv2D(256, 9, activation="relu", name="conv1", **first)(

@@ -1,37 +1,29 @@
-"""What the 16 dimensions of each class's capsule do, as a table.
+"""The changes that the 16 dimensions of each class's capsule make, as a table.
 
     python benchmarks/dimensions.py -w result/mnist/v4.keras
 
 For each class one test picture, the same as in `capsulenet.py --digit`, is
 decoded with -0.15 and with +0.15 added to one dimension of its capsule. The
 moments of the two drawings say what changed on the way from the first to the
-second:
-
-| word              | what is measured                       | counts from |
-| ----------------- | -------------------------------------- | ----------: |
-| thicker, thinner  | ink, the sum of all pixels             | 20 %        |
-| leans right, left | slant, the shear of the second moments | 4 degrees   |
-| wider, narrower   | spread across, the slant taken out     | 7 %         |
-| taller, shorter   | spread up and down                     | 7 %         |
-| moves right, left | centre of gravity                      | 1 pixel     |
-| moves up, down    | centre of gravity                      | 1 pixel     |
-
-The two that change most are named, each measured in the unit of its last
-column; where none does, a detail may: a loop, a tail, an end of a stroke.
-The pictures show which (`--digit`). Writes Markdown into `--out`.
+second (`WORDS`). The two that change most are named; where none changes
+enough, a detail may: a loop, a tail, an end of a stroke. The pictures show
+which (`--digit`). Writes Markdown into `--out`.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import processes
 
-from capsnet.cli import settings
-from capsnet.evaluation.loading import load_for_testing
+from capsnet.cli.parser import Parser, adder
+from capsnet.files import whole_file
+from capsnet.messages import UserError, command, fail
 
-# What grows and what shrinks, and the change that counts.
+# What grows and what shrinks, and the change that counts: of the ink, the slant
+# (the shear of the second moments), the spread across, the slant taken out, and
+# down, and the centre of gravity in pixels.
 WORDS = (
     ("thicker", "thinner", math.log(1.2)),
     ("leans right", "leans left", math.radians(4)),
@@ -45,22 +37,14 @@ NAMED = 2
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("-w", "--weights", required=True, metavar="FILE", help="a .keras file")
-    add(
-        "--dataset",
-        help="as in capsulenet.py (default: what the model was trained on)",
-    )
-    add(
-        "--out",
-        default=str(processes.ROOT / "result" / "mnist" / "dimensions.md"),
-        metavar="FILE",
-        help="where to write (default: result/mnist/dimensions.md)",
-    )
+    parser = Parser(description=__doc__)
+    add = adder(parser)
+    text = "a .keras file"
+    add("-w", "--weights", None, text, required=True, metavar="FILE")
+    text = "as in capsulenet.py (default: what the model was trained on)"
+    add("--dataset", None, text, metavar="NAME|PATH")
+    out = processes.ROOT / "result" / "mnist" / "dimensions.md"
+    add("--out", str(out), "where to write", metavar="FILE")
     return parser.parse_args(argv)
 
 
@@ -70,8 +54,6 @@ def moments(image):
     Args:
         image: Array of shape `(height, width, channels)`, at least 0.
     """
-    import numpy as np
-
     ink = image.sum(axis=-1, dtype="float64")
     total = ink.sum() + 1e-9
     y, x = np.indices(ink.shape)
@@ -106,44 +88,43 @@ def describe(before, after):
     return ", ".join(words) or "a detail"
 
 
-def main(argv=None):
-    """Writes the table; returns the status."""
-    args = parse_args(argv)
-    given = ["-t", "-w", args.weights]
-    given += ["--dataset", args.dataset] if args.dataset else []
-    flags = settings.parse_args(given)
-
-    import numpy as np
-
+def write(args):
+    """Decodes, measures and writes the table."""
+    # Here, so that flags are answered before what takes seconds.
     import capsulenet
+    from capsnet.evaluation.loading import load_for_testing
 
-    try:
-        models, data, _ = load_for_testing(flags)
-    except (capsulenet.checkpoints.FileError, OSError, ValueError) as error:
-        print(f"dimensions.py: {error}", file=sys.stderr)
-        return 2
+    asked = {"dataset": args.dataset} if args.dataset else {}
+    models, data, _ = load_for_testing([args.weights], asked, capsulenet.build)
     manipulate_model = models[0][2]
     if manipulate_model is None:
-        print("dimensions.py: the model has no decoder", file=sys.stderr)
-        return 2
-    low, high = (np.abs(capsulenet.NOISE - n).argmin() for n in (-STEP, STEP))
+        raise UserError(f"{args.weights!r} has no decoder; name another model")
+    low, high = (abs(capsulenet.NOISE - n).argmin() for n in (-STEP, STEP))
     columns = []
     for number in range(len(data.class_names)):
         images = capsulenet.manipulations(manipulate_model, data, number)
         columns.append([describe(row[low], row[high]) for row in images])
     rows = [(number, *row) for number, row in enumerate(zip(*columns), 1)]
     table = processes.table(("dimension", *data.class_names), rows)
-    command = f"python benchmarks/dimensions.py -w {args.weights}"
-    if args.dataset:
-        # By its last name: a folder mnist holds what mnist would download.
-        command += f" --dataset {Path(args.dataset).name}"
+    # By its last name: a folder mnist holds what mnist would download.
+    dataset = ["--dataset", Path(args.dataset).name] if args.dataset else []
+    words = command("benchmarks/dimensions.py", "-w", args.weights, *dataset)
     text = (
         f"What {STEP:+} instead of {-STEP:+} in one dimension of a class's "
-        f"capsule does to the drawing of it, measured by `{command}`.\n\n"
+        f"capsule does to the drawing of it, measured by `{words}`.\n\n"
         f"{table}\n"
     )
-    processes.write_text(Path(args.out), text)
+    with whole_file(args.out) as path:
+        Path(path).write_text(text, encoding="utf-8")
     print(f"{text}\nWritten: {args.out}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        write(args)
+    except (UserError, OSError) as error:
+        return fail(error, 2)
     return 0
 
 

@@ -5,37 +5,16 @@
     python benchmarks/growth.py --axes routings --conv direct
 
 One size changes at a time: the batch, the side of the picture, the number of
-classes, the rounds of routing; the others stay at 28x28x1, 10 classes, 3
-rounds and batches of `--batch_size` pictures. Along the picture's side and
-the classes the batch is `--small_batch`, so that the largest points fit into
-16 GB. Each point is measured in a process of its own: two steps to warm up,
-then the median of `--steps` training steps (`train_on_batch`, see
-benchmarks/worker.py), and the process's largest resident size, Python and
-libraries included (several hundred megabytes before the first picture; and
-not the memory of a GPU). All points are measured `--passes` times, one pass
-after the other, and the fastest pass of a point counts: whatever else the
-machine does in these minutes only ever adds to a time.
+classes, the rounds of routing. Writes `growth.json`, `growth.png`, and the
+tables into `README.md` beside them, where the rules of measuring are, too; with
+a backend other than TensorFlow its name is added: `growth-jax.json`.
 
-Beside them stands the work: the multiplications of a training step, counted
-from the shapes (`work` in benchmarks/worker.py). Matrix products alone
-count, each three times: for the output and the gradients of both factors;
-those with a constant factor, and the first layer, twice. `written` is the
-network as the paper writes it: direct convolutions, votes computed once.
-`done` is what is computed here: convolutions with the fast path where it is
-taken (fastconv.py), votes never written down but computed in each of their
-uses. Where the time per billion multiplications done falls along a column,
-the larger problem uses the machine better; where it rises, something else
-than multiplying is growing.
-
-Writes `growth.md`, `growth.json` and `growth.png` into `--out`; with a
-backend other than TensorFlow its name is added: `growth-jax.md`. Dashed lines
-in the plot have the slope of the multiplications done and go through the
-shared values (the largest, for the batch). What is not a product, the passes
-over the coupling of `classes x primary capsules x rounds`, is not in them.
+Dashed lines in the plot have the slope of the multiplications done and go
+through the shared values (the largest, for the batch). What is not a product,
+the passes over the coupling of `classes x primary capsules x rounds`, is not in
+them.
 """
 
-import functools
-import math
 import statistics
 import sys
 
@@ -57,41 +36,29 @@ QUICK_VALUES = {
     "routings": (2, 3),
 }
 QUICK = {"batch_size": 2, "small_batch": 2, "steps": 1, "passes": 1}
+HEADER = ("step, s", "ms a picture", "peak memory, MB", "G written")
+HEADER += ("ms / G written", "G done", "ms / G done")
 
 
 def parse_args(argv=None):
     parser = processes.make_parser(
         __doc__,
         (
-            ("--batch_size", 100, "pictures of a step along the rounds"),
-            ("--small_batch", 20, "the same along picture's side and classes"),
-            ("--steps", 5, "measured steps of a point in a pass"),
-            ("--passes", 3, "times that all points are measured"),
+            ("batch_size", 100, "pictures of a step along the rounds"),
+            ("small_batch", 20, "the same along picture's side and classes"),
+            ("steps", 5, "measured steps of a point in a pass"),
+            ("passes", 3, "times that all points are measured"),
         ),
         computing=True,
+        axes=AXES,
     )
-    parser.add_argument(
-        "--axes",
-        nargs="+",
-        choices=AXES,
-        default=list(AXES),
-        metavar="NAME",
-        help=f"some of {', '.join(AXES)} (default: all)",
-    )
-    parser.add_argument(
-        "--conv",
-        choices=("auto", "direct"),
-        default="auto",
-        help="as in capsulenet.py (default: %(default)s)",
-    )
-    args = processes.parse(parser, argv, QUICK)
-    args.axes = [axis for axis in AXES if axis in args.axes]
-    return args
+    add, text = processes.adder(parser), "as in capsulenet.py"
+    add("--conv", "auto", text, choices=("auto", "direct"))
+    return processes.parse(parser, argv, QUICK)
 
 
 def points(args, axis):
-    """What the worker is told at each value of an axis."""
-    values = (QUICK_VALUES if args.quick else {}).get(axis, AXES[axis][1])
+    """The arguments of the worker at each value of an axis."""
     small = axis in ("size", "n_class")
     common = {
         **SHARED,
@@ -100,69 +67,42 @@ def points(args, axis):
         "dtype_policy": args.dtype_policy,
         "jit_compile": args.jit_compile,
     }
+    values = QUICK_VALUES[axis] if args.quick else AXES[axis][1]
     return [{**common, axis: value} for value in values]
 
 
 def measure_point(spec, steps):
-    """One process: median seconds of a step, peak memory, work.
-
-    A point that does not fit into the memory gets an `error` instead, and
-    the others are measured nevertheless.
-    """
-    try:
-        with processes.Worker(**spec) as worker:
-            worker.ask("train", steps=1)
-            seconds = [worker.ask("train", steps=1) for _ in range(steps)]
-            return {
-                **spec,
-                "seconds": seconds,
-                "median_seconds": statistics.median(seconds),
-                "peak_memory_bytes": worker.ask("memory"),
-                "multiplications": worker.ask("work"),
-                "environment": worker.ask("facts")["environment"],
-            }
-    except processes.WorkerError as error:
-        return {**spec, "error": str(error)}
-
-
-def fastest(a, b):
-    """Of two measurements of a point the faster; a failed one never."""
-    return min(a, b, key=lambda point: point.get("median_seconds", math.inf))
+    """One process: median seconds of a step, peak memory, work."""
+    with processes.Worker(**spec) as worker:
+        worker.ask("train", steps=1)
+        seconds = [worker.ask("train", steps=1) for _ in range(steps)]
+        return {
+            "seconds": seconds,
+            "median_seconds": statistics.median(seconds),
+            "peak_memory_bytes": worker.ask("memory"),
+            "multiplications": worker.ask("work"),
+            "environment": worker.ask("facts")["environment"],
+        }
 
 
 def measure(args):
     """All points of all axes; returns the record for `growth.json`."""
-    specs = {axis: points(args, axis) for axis in args.axes}
-    measured = {}
-    for number in range(1, args.passes + 1):
-        seen = set()
-        for axis, spec in ((a, spec) for a in specs for spec in specs[a]):
-            key = key_of(spec)
-            if key in seen:
-                continue
-            seen.add(key)
-            point = measure_point(spec, args.steps)
-            said = point.get("error") or f"{point['median_seconds']:.3g} s"
-            print(f"pass {number}, {axis} {spec[axis]}: {said}", flush=True)
-            measured[key] = fastest(measured.get(key, point), point)
-    environment = None
-    for point in measured.values():
-        environment = point.pop("environment", environment)
-    if environment is None:
-        raise processes.WorkerError(point["error"])
+    axes = {axis: points(args, axis) for axis in AXES if axis in args.axes}
+    specs = []  # Some points are on several axes.
+    for series in axes.values():
+        specs += [spec for spec in series if spec not in specs]
+    found = processes.fastest(
+        specs, args.passes, lambda spec: measure_point(spec, args.steps)
+    )
+    environments = [each.pop("environment", None) for each in found]
+    measured = [{**spec, **each} for spec, each in zip(specs, found)]
     return {
-        "settings": {k: v for k, v in vars(args).items() if k != "out"},
-        "environment": environment,
+        "environment": next(filter(None, environments)),
         "axes": {
-            axis: [measured[key_of(spec)] for spec in specs[axis]]
-            for axis in args.axes
+            axis: [measured[specs.index(spec)] for spec in series]
+            for axis, series in axes.items()
         },
     }
-
-
-def key_of(spec):
-    """What tells points apart; some are on several axes."""
-    return tuple(sorted(spec.items()))
 
 
 def rows(axis, series):
@@ -171,114 +111,74 @@ def rows(axis, series):
         if "error" in point:
             yield (point[axis], "failed", *[""] * 6)
             continue
-        memory, seconds = point["peak_memory_bytes"], point["median_seconds"]
-        work = point["multiplications"]
-        billions = [work["written"] / 1e9, work["done"] / 1e9]
-        yield (
-            point[axis],
-            processes.digits(seconds),
-            processes.digits(1000 * seconds / point["batch_size"]),
-            "" if memory is None else f"{memory / 1e6:.0f}",
-            processes.digits(billions[0]),
-            processes.digits(1000 * seconds / billions[0]),
-            processes.digits(billions[1]),
-            processes.digits(1000 * seconds / billions[1]),
-        )
+        seconds = point["median_seconds"]
+        figures = [seconds, 1000 * seconds / point["batch_size"]]
+        for counted in ("written", "done"):
+            billions = point["multiplications"][counted] / 1e9
+            figures += [billions, 1000 * seconds / billions]
+        cells = list(map(processes.digits, figures))
+        cells.insert(2, processes.megabytes(point["peak_memory_bytes"]))
+        yield point[axis], *cells
 
 
-def markdown(record):
-    """`growth.md`: what was run, on what, and a table for each axis."""
-    settings = record["settings"]
-    parts = ["# Growth"]
-    if settings["quick"]:
-        parts.append("**A try with tiny settings: the figures mean nothing.**")
-    parts += [
-        f"`{record['command']}`",
-        f"{processes.machine_line(record['environment'])}.",
-        f"Training with {settings['dtype_policy']}, conv {settings['conv']}, "
-        f"jit_compile {settings['jit_compile']}; 28x28x1, 10 classes, 3 "
-        "rounds of routing where nothing else is said. Median of "
-        f"{settings['steps']} steps, each point in a process of its own, the "
-        f"fastest pass of {settings['passes']} over all points. Billions "
-        "(G) of multiplications of a training step, counted from the shapes: "
-        "as the paper writes the network, and as done here (`python "
-        "benchmarks/growth.py -h` says how).",
-    ]
-    header = ("step, s", "ms a picture", "peak memory, MB", "G written")
-    header += ("ms / G written", "G done", "ms / G done")
+def describe(record):
+    """The machine and a table for each axis."""
+    parts = [processes.machine_line(record["environment"])]
     for axis, series in record["axes"].items():
         title = AXES[axis][0]
-        batch = "" if axis == "batch_size" else series[0]["batch_size"]
-        parts.append(
-            f"## By {title}" + (f" (batches of {batch})" if batch else "")
-        )
-        parts.append(processes.table((title, *header), rows(axis, series)))
-    return "\n\n".join(parts) + "\n"
+        if axis != "batch_size":
+            parts.append(f"By {title}, batches of {series[0]['batch_size']}:")
+        parts.append(processes.table((title, *HEADER), rows(axis, series)))
+    return parts
 
 
-def draw_axis(axes, axis, series):
+def draw_axis(panels, axis, series):
     """One column of the plot: step time above, peak memory below."""
-    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    series = [point for point in series if "error" not in point]
+    if not series:
+        return
     values = [point[axis] for point in series]
     work = [point["multiplications"]["done"] for point in series]
     # The point that is on other axes too.
     shared = values.index(SHARED[axis]) if SHARED.get(axis) in values else -1
-    columns = (
-        [point["median_seconds"] for point in series],
-        [(point["peak_memory_bytes"] or 0) / 1e9 for point in series],
-    )
-    for panel, measured in zip(axes, columns):
-        panel.set(xscale="log", yscale="log")
+    seconds = [point["median_seconds"] for point in series]
+    memory = [(point["peak_memory_bytes"] or 0) / 1e9 for point in series]
+    slope = [seconds[shared] * each / work[shared] for each in work]
+    for panel, measured in zip(panels, (seconds, memory)):
         if not all(measured):
-            continue
-        panel.plot(values, measured, marker="o", label="measured")
-        low, high = min(measured) / 1.6, max(measured) * 1.6
-        if panel is axes[0]:
-            panel.plot(
-                values,
-                [measured[shared] * w / work[shared] for w in work],
-                linestyle="--",
-                color="gray",
-                label="slope of the work done",
-            )
-        panel.set_ylim(low, high)
-        panel.set_xticks(values, [str(value) for value in values], fontsize=8)
-        panel.xaxis.set_minor_locator(NullLocator())
+            continue  # Windows does not tell the memory.
+        panel.loglog(values, measured, marker="o", label="measured")
+        panel.set_ylim(min(measured) / 1.6, max(measured) * 1.6)
+        panel.set_xticks(values, map(str, values), fontsize=8)
+        panel.minorticks_off()
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.3)
-    axes[1].set_xlabel(AXES[axis][0])
+    text = "slope of the work done"
+    panels[0].plot(values, slope, linestyle="--", color="gray", label=text)
+    title = f"batches of {series[0]['batch_size']}"
+    title = "by batch" if axis == "batch_size" else title
+    panels[0].set_title(title, fontsize=10)
+    panels[1].set_xlabel(AXES[axis][0])
 
 
 def draw(record, path):
     """`growth.png`: a column for each axis, both of its scales logarithmic."""
+    # Here, so that flags are answered at once and workers start alone.
     import matplotlib
 
     matplotlib.use("Agg")  # Pictures are files; no window ever opens.
     import matplotlib.pyplot as plt
 
-    shown = {
-        axis: series
-        for axis, series in record["axes"].items()
-        if any("error" not in point for point in series)
-    }
+    shown = record["axes"]
+    size = (1 + 3.4 * len(shown), 6.4)
     figure, axes = plt.subplots(
-        2,
-        len(shown),
-        figsize=(1 + 3.4 * len(shown), 6.4),
-        dpi=120,
-        squeeze=False,
+        2, len(shown), figsize=size, dpi=120, squeeze=False
     )
-    for number, (axis, series) in enumerate(shown.items()):
-        draw_axis(axes[:, number], axis, series)
-        batch = series[0]["batch_size"]
-        axes[0, number].set_title(
-            "by batch" if axis == "batch_size" else f"batches of {batch}",
-            fontsize=10,
-        )
+    for panels, (axis, series) in zip(axes.T, shown.items()):
+        draw_axis(panels, axis, [p for p in series if "error" not in p])
     axes[0, 0].set_ylabel("training step, s")
     axes[1, 0].set_ylabel("peak memory, GB")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right")
@@ -289,22 +189,9 @@ def draw(record, path):
 
 
 def main(argv=None):
-    """Measures, prints the tables and writes them; returns the status."""
-    args = parse_args(argv)
-    record, status = processes.measured(lambda: measure(args), "growth.py")
-    if status:
-        return status
-    record = {"command": processes.command_line("growth.py", argv), **record}
-    name = functools.partial(
-        processes.out_name, args.out, "growth", record["environment"]["backend"]
+    return processes.benchmark(
+        "growth", argv, parse_args, measure, describe, draw
     )
-    text = markdown(record)
-    processes.write_text(name("md"), text)
-    processes.write_json(name("json"), record)
-    with processes.whole_file(name("png")) as path:
-        draw(record, path)
-    print(f"\n{text}\nWritten: {name('md')}, {name('json')}, {name('png')}")
-    return 0
 
 
 if __name__ == "__main__":

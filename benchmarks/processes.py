@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, workers, and the files they write.
+"""What the benchmarks share: flags, workers, tables, the files they write.
 
 Keras is not imported here: the parent of the workers stays small and quick,
 and the peak memory of a worker is its own.
@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -19,8 +20,12 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 sys.path.insert(0, str(ROOT))
 
-from capsnet.cli.options import add_computing_options, positive_int  # noqa: E402
+from capsnet.cli.options import add_computing_options  # noqa: E402
+from capsnet.cli.parser import Parser, adder, positive_int  # noqa: E402
+from capsnet.files import whole_file, write_json  # noqa: E402
+from capsnet.messages import UserError, command, fail  # noqa: E402
 
+# Not over the figures that the repository shows.
 TRY = os.path.join(tempfile.gettempdir(), "capsnet-benchmarks")
 # Several workers may have to share one GPU.
 ENVIRONMENT = {
@@ -30,60 +35,41 @@ ENVIRONMENT = {
 }
 
 
-def make_parser(description, numbers, computing=False):
-    """The flags that all benchmarks of speed have.
+def make_parser(description, numbers, computing=False, **choices):
+    """The flags that the benchmarks of speed have.
 
     Args:
         description: Text above the list of flags, the script's docstring.
-        numbers: Triples of flag, default and help of positive integers.
+        numbers: Triples of name, default and help of positive integers.
         computing: Whether there are flags of precision and compilation.
+        **choices: For each flag the names of which it takes some.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for flag, default, text in numbers:
-        parser.add_argument(
-            flag,
-            type=positive_int,
-            default=default,
-            help=text + " (default: %(default)s)",
-        )
+    parser = Parser(description=description)
+    add = adder(parser)
+    for name, default, text in numbers:
+        add(f"--{name}", default, text, type=positive_int, metavar="N")
+    for name, known in choices.items():
+        add(f"--{name}", list(known), "some", nargs="+", choices=list(known))
     if computing:
-        add_computing_options(parser)
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help=f"tiny settings, for a try; writes into {TRY}",
-    )
-    parser.add_argument(
-        "--out",
-        default=str(FOLDER),
-        metavar="FOLDER",
-        help="where to write (default: the script's folder)",
-    )
+        add_computing_options(add)
+    add("--quick", False, f"tiny settings, for a try; writes into {TRY}")
+    add("--out", str(FOLDER), "where to write", metavar="DIR")
     return parser
 
 
 def parse(parser, argv, quick):
     """Parses the flags; `quick` holds the defaults that `--quick` sets."""
-    args = parser.parse_args(argv)
-    if args.quick:
-        # Not over the figures that the repository shows.
-        parser.set_defaults(**quick, out=TRY)
-        args = parser.parse_args(argv)
-    return args
-
-
-class WorkerError(RuntimeError):
-    """A worker that ended early; the message is one line."""
+    defaults, given = parser.parse(argv)
+    if "quick" in given:
+        defaults = {**defaults, **quick, "out": TRY}
+    return argparse.Namespace(**{**defaults, **given})
 
 
 class Worker:
-    """A running `worker.py`.
+    """A running `worker.py`; `UserError` says why it ended early.
 
     Args:
-        backend: What Keras computes with; by default the caller's.
+        backend: The backend of Keras; by default the caller's.
         **spec: What `worker.py` wants to know.
 
     Attributes:
@@ -92,12 +78,12 @@ class Worker:
     """
 
     def __init__(self, backend=None, **spec):
-        self.spec = spec
+        self.spec = json.dumps(spec)
         chosen = {"KERAS_BACKEND": backend} if backend else {}
         self.errors = tempfile.TemporaryFile("w+", errors="replace")
         start = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, str(FOLDER / "worker.py"), json.dumps(spec)],
+            [sys.executable, str(FOLDER / "worker.py"), self.spec],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -107,114 +93,155 @@ class Worker:
         try:
             self._answer()
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
         self.start_seconds = time.perf_counter() - start
 
     def ask(self, do, **arguments):
-        """Has the worker do something, and returns what came of it."""
+        """Has the worker do something, and returns its answer."""
+        question = json.dumps({"do": do, **arguments})
         with contextlib.suppress(BrokenPipeError):
-            print(
-                json.dumps({"do": do, **arguments}),
-                file=self.process.stdin,
-                flush=True,
-            )
+            print(question, file=self.process.stdin, flush=True)
         return self._answer()
 
     def _answer(self):
-        line = self.process.stdout.readline()
-        if line:
+        if line := self.process.stdout.readline():
             return json.loads(line)
         status = self.process.wait()
         self.errors.seek(0)
         said = self.errors.read().strip().splitlines() or ["nothing"]
-        raise WorkerError(
-            f"the worker for {json.dumps(self.spec)} ended with status "
-            f"{status} (-9: out of memory); its last words: {said[-1]}"
+        raise UserError(
+            f"the worker for {self.spec} ended with status {status} (-9: out "
+            f"of memory); its last words: {said[-1]}"
         )
 
-    def close(self):
-        """Ends the worker, at once if something went wrong."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.errors):
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, *error):
-        self.close()
+def fastest(specs, passes, measure_one):
+    """Measures each of `specs`, all of them `passes` times, in turn.
 
-
-def measured(measure, script):
-    """Calls `measure`, and says in one line why it ended early.
+    Other work of the machine only ever adds to a time: the pass with the
+    least `median_seconds` counts. A spec that fails, for want of memory
+    perhaps, gets an `error`, and the others are measured nevertheless.
 
     Returns:
-        Pair: what it returned, or None; and the exit status of the script, 0,
-        1 when a worker failed, or 130 when the user interrupted it.
+        List: what `measure_one` returned for each spec.
+
+    Raises:
+        UserError: If all of them fail.
     """
-    try:
-        return measure(), 0
-    except WorkerError as error:
-        print(f"{script}: {error}", file=sys.stderr)
-        return None, 1
-    except KeyboardInterrupt:
-        print(f"{script}: interrupted; nothing was written", file=sys.stderr)
-        return None, 130
+    found = [[] for _ in specs]
+    for number in range(1, passes + 1):
+        for spec, measured in zip(specs, found):
+            try:
+                measured.append(measure_one(spec))
+                said = f"{measured[-1]['median_seconds']:.3g} s"
+            except UserError as error:
+                said = str(error)
+                measured.append({"error": said})
+            print(f"pass {number}, {spec}: {said}", flush=True)
+    best = [min(m, key=lambda a: a.get("median_seconds", 1e9)) for m in found]
+    if all("error" in each for each in best):
+        raise UserError(said)
+    return best
 
 
-@contextlib.contextmanager
-def whole_file(path):
-    """Yields a name to write to; it becomes `path` when all went well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def benchmark(name, argv, parse_args, measure, describe, draw=None):
+    """Parses, measures, prints and writes: the `main` of a benchmark.
 
-
-def write_text(path, text):
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path, content):
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def out_name(folder, stem, backend, suffix):
-    """`speed.md`, or `speed-jax.md` where the backend is not the default."""
-    backend = "" if backend == "tensorflow" else f"-{backend}"
-    return Path(folder) / f"{stem}{backend}.{suffix}"
-
-
-def command_line(script, argv=None):
-    """The command as the user gave it, with the backend if it was chosen.
+    Written into `--out` are NAME.json, NAME.png where there is `draw`, and
+    the text, at its place in README.md (`insert`). Where the record has an
+    `environment` whose backend is not TensorFlow, that is part of the name.
 
     Args:
-        script: Name of a file in this folder.
-        argv: Its flags, a list; by default the process's own.
+        name: Of the script, without its suffix.
+        argv: Its flags, a list; None takes the process's own.
+        parse_args: Function of `argv`; returns the settings.
+        measure: Function of the settings; returns a dictionary.
+        describe: Function of the record; returns paragraphs of Markdown.
+        draw: Function of the record and of the file to draw into.
+
+    Returns:
+        Exit status: 0, 1 after an error, 130 when the user interrupted it.
     """
-    backend = os.environ.get("KERAS_BACKEND")
-    chosen = [f"KERAS_BACKEND={backend}"] if backend else []
+    args = parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
-    return " ".join([*chosen, "python", f"benchmarks/{script}", *given])
+    out = Path(args.out)
+    try:
+        record = {
+            "command": command(f"benchmarks/{name}.py", *given),
+            "settings": {k: v for k, v in vars(args).items() if k != "out"},
+            **measure(args),
+        }
+        text = block(record, describe)
+        backend = record.get("environment", {}).get("backend", "tensorflow")
+        name += "" if backend == "tensorflow" else f"-{backend}"
+        write_json(out / f"{name}.json", record)
+        insert(out / "README.md", name, text, add=True)
+        if draw:
+            with whole_file(out / f"{name}.png") as path:
+                draw(record, path)
+    except UserError as error:
+        return fail(error, 1)
+    except KeyboardInterrupt:
+        return fail("interrupted; nothing was written", 130)
+    print(f"\n{text}\n\nWritten: {out / name}.json, {out / 'README.md'}")
+    return 0
 
 
-def machine_line(environment):
-    """Processor, cores, system and versions in one line."""
-    backend = environment["backend"]
-    versions = environment["versions"]
+def block(record, describe):
+    """The text of a benchmark's record: its command and its tables."""
+    parts = [f"`{record['command']}`", *describe(record)]
+    if record["settings"]["quick"]:
+        parts[:0] = ["**A try with tiny settings: the figures mean nothing.**"]
+    return "\n\n".join(parts)
+
+
+def insert(path, name, text, add=False):
+    """Puts `text` between `<!-- name -->` and `<!-- /name -->` of a file.
+
+    Where the file has no such place it is left as it is, or with `add` gets
+    one at its end.
+    """
+    path = Path(path)
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    marked = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
+    place = rf"<!-- {name} -->\n.*?<!-- /{name} -->"
+    new, found = re.subn(place, lambda _: marked, old, count=1, flags=re.S)
+    if not found and add:
+        new = f"{old}\n{marked}\n" if old else f"{marked}\n"
+    if new != old:
+        with whole_file(path) as temporary:
+            Path(temporary).write_text(new, encoding="utf-8")
+
+
+def machine(environment):
+    """Accelerator, where there is one, processor, cores and backend."""
+    parts = [environment.get("accelerator"), environment["processor"]]
+    parts += [f"{environment['cores']} cores", environment["backend"]]
+    return ", ".join(filter(None, parts)).replace("|", "/")
+
+
+def machine_line(environment, *others):
+    """The machine with its versions; of `others` the backends alone."""
+    backends = [each["backend"] for each in (environment, *others)]
+    versions = {"keras": "?", **dict.fromkeys(backends, "?")}
+    for each in (environment, *others):
+        versions.update(each["versions"])
+    more = "".join(f", {name} {versions[name]}" for name in backends[1:])
     return (
-        f"{environment['processor']}, {environment['cores']} cores, "
-        f"{environment['system']}, Python {environment['python']}, "
-        f"Keras {versions.get('keras', '?')}, "
-        f"{backend} {versions.get(backend, '?')}"
+        f"{machine(environment)} {versions[backends[0]]}{more}, Keras "
+        f"{versions['keras']}, Python {environment['python']}, "
+        f"{environment['system']}."
     )
 
 
@@ -238,9 +265,15 @@ def digits(value):
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
+def megabytes(value):
+    return "" if value is None else f"{value / 1e6:.0f}"
+
+
 def spread(values):
-    """The median, and the smallest and largest value, as text."""
+    """The median, and the smallest and largest of several, as text."""
     if not values:
         return ""
     median = digits(statistics.median(values))
+    if len(values) == 1:
+        return median
     return f"{median} ({digits(min(values))} to {digits(max(values))})"

@@ -2,35 +2,32 @@
 
     python benchmarks/settings.py               about ten minutes on two cores
     python benchmarks/settings.py --quick       a try, its figures mean nothing
-    python benchmarks/settings.py --backends tensorflow
+    python benchmarks/settings.py --gpu --backends jax      for a GPU
 
-The network of `capsulenet.py` (28x28x1, 10 classes, 3 routings, with decoder)
-with one setting changed at a time. Each is measured in a process of its own:
-after a warm-up `fit` over as many steps as last about `--seconds`, then
-`predict` twice, of which the second counts. All settings are measured
-`--passes` times, one pass after the other, and the fastest pass of a setting
-counts: whatever else the machine does in these minutes only ever adds to a
-time. A backend that is not installed is left out, and the table says so.
-
-Writes `settings.md` and `settings.json` into `--out`.
+The network of `capsulenet.py` with one setting changed at a time; with `--gpu`
+the classic network, ours with direct convolutions and ours, each in two
+precisions and two sizes of batch. Writes `settings.json`, and the table into
+`README.md` beside it, where the rules of measuring are, too.
 """
 
+import contextlib
 import importlib.util
+import itertools
 import math
+import shutil
+import statistics
+import subprocess
 import sys
+import threading
 
 import processes
 
-DEFAULTS = {
-    "network": "ours",
-    "dtype_policy": "float32",
-    "jit_compile": "auto",
-    "steps_per_execution": 1,
-}
-# What differs from the defaults, for each backend. XLA with a direct
+from capsnet.messages import UserError
+
+# The changes to the defaults of worker.py, for each backend. XLA with a direct
 # convolution, which is also what JAX does with one, is not among them: on a
 # CPU a step of it takes half a minute.
-SETTINGS = {
+ON_CPU = {
     "tensorflow": (
         {},
         {"jit_compile": "on"},
@@ -43,171 +40,144 @@ SETTINGS = {
     "jax": ({},),
     "torch": ({}, {"network": "direct"}),
 }
-FLAGS = {"network": "--conv"}
+ON_GPU = [
+    {"network": network, "dtype_policy": policy, "batch_size": batch}
+    for network, policy, batch in itertools.product(
+        ("classic", "direct", "ours"),
+        ("float32", "mixed_bfloat16"),
+        (128, 1024),
+    )
+]
 QUICK = {"batch_size": 2, "seconds": 1, "passes": 1, "predict_pictures": 4}
 MAX_STEPS = 100
+TRAINING, PREDICT = "train_pictures_per_second", "predict_pictures_per_second"
+HEADER = ("setting", "training, pictures/s", "ratio", "predict, pictures/s")
+HEADER += ("ratio", "peak memory, MB", "GPU, %")
+QUESTION = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
 
 
 def parse_args(argv=None):
     parser = processes.make_parser(
         __doc__,
         (
-            ("--batch_size", 100, "pictures of a training step"),
-            ("--seconds", 8, "length of a pass in training"),
-            ("--passes", 3, "times that all settings are measured"),
-            ("--predict_pictures", 1000, "pictures of a pass in predict"),
+            ("batch_size", 100, "pictures of a training step"),
+            ("seconds", 8, "length of a pass in training"),
+            ("passes", 3, "times that all settings are measured"),
+            ("predict_pictures", 1000, "pictures of a pass in predict"),
         ),
+        backends=ON_CPU,
     )
-    parser.add_argument(
-        "--backends",
-        nargs="+",
-        choices=SETTINGS,
-        default=list(SETTINGS),
-        metavar="NAME",
-        help=f"some of {', '.join(SETTINGS)} (default: all)",
-    )
-    args = processes.parse(parser, argv, QUICK)
-    args.backends = [name for name in SETTINGS if name in args.backends]
-    return args
+    text = "the settings for a GPU (default: those for a CPU)"
+    processes.adder(parser)("--gpu", False, text)
+    return processes.parse(parser, argv, QUICK)
 
 
-def measure_setting(args, backend, changed):
-    """One process: seconds of a step, pictures a second, memory, versions."""
-    with processes.Worker(
-        backend=backend,
-        batch_size=args.batch_size,
-        size=28,
-        n_class=10,
-        routings=3,
-        **{**DEFAULTS, **changed},
-    ) as worker:
+@contextlib.contextmanager
+def watched_gpu(seconds=0.5):
+    """Yields a list that grows by the GPU's utilisation in percent."""
+    found, over = [], threading.Event()
+    command = shutil.which("nvidia-smi")
+
+    def watch():
+        while command and not over.wait(seconds):
+            asked = subprocess.run(
+                [command, *QUESTION], capture_output=True, text=True
+            )
+            with contextlib.suppress(ValueError, IndexError):
+                found.append(float(asked.stdout.split()[0]))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def measure_setting(args, row):
+    """One process: pictures a second, memory, versions."""
+    setting = {"batch_size": args.batch_size, **row["changed"]}
+    with processes.Worker(backend=row["backend"], **setting) as worker:
         # `fit` calls the compiled function for so many steps at once.
-        chunk = {**DEFAULTS, **changed}["steps_per_execution"]
+        chunk = setting.get("steps_per_execution", 1)
         worker.ask("fit", steps=chunk)
         about = worker.ask("fit", steps=chunk)
         steps = min(MAX_STEPS, math.ceil(args.seconds / about / chunk) * chunk)
-        seconds = worker.ask("fit", steps=steps)
+        with watched_gpu() as utilisation:
+            seconds = worker.ask("fit", steps=steps)
         memory = worker.ask("memory")
         predict = {"pictures": args.predict_pictures, "batch_size": 250}
         _, predicted = (worker.ask("predict", **predict) for _ in range(2))
         return {
-            "train_pictures_per_second": args.batch_size / seconds,
-            "predict_pictures_per_second": predicted,
+            "median_seconds": seconds,
+            TRAINING: setting["batch_size"] / seconds,
+            PREDICT: predicted,
             "peak_memory_bytes": memory,
+            "gpu_percent": utilisation,
             "environment": worker.ask("facts")["environment"],
         }
 
 
 def measure(args):
     """All settings of all installed backends; the record of the file."""
-    missing = [b for b in args.backends if importlib.util.find_spec(b) is None]
+    backends = [name for name in ON_CPU if name in args.backends]
+    missing = [name for name in backends if not importlib.util.find_spec(name)]
     rows = [
         {"backend": backend, "changed": changed}
-        for backend in args.backends
+        for backend in backends
         if backend not in missing
-        for changed in SETTINGS[backend]
+        for changed in (ON_GPU if args.gpu else ON_CPU[backend])
     ]
-    for number in range(1, args.passes + 1):
-        for row in rows:
-            found = measure_setting(args, row["backend"], row["changed"])
-            speed = found["train_pictures_per_second"]
-            print(f"pass {number}, {label(row)}: {speed:.3g} pictures/s")
-            sys.stdout.flush()
-            for key, value in found.items():
-                if key.endswith("per_second"):
-                    row[key] = max(value, row.get(key, 0))
-                else:
-                    row[key] = value
-    return {
-        "settings": {k: v for k, v in vars(args).items() if k != "out"},
-        "missing": missing,
-        "rows": rows,
-    }
+    if not rows:
+        raise UserError(f"not installed: {', '.join(missing)}")
+    found = processes.fastest(
+        rows, args.passes, lambda row: measure_setting(args, row)
+    )
+    rows = [{**row, **measured} for row, measured in zip(rows, found)]
+    return {"missing": missing, "rows": rows}
 
 
 def label(row):
-    """`jax, --conv direct`"""
-    flags = [
-        f"{FLAGS.get(name, '--' + name)} {value}"
-        for name, value in row["changed"].items()
+    """`torch, --conv direct`"""
+    changed = dict(row["changed"])
+    network = {"direct": "--conv direct", "classic": "classic"}
+    words = [row["backend"], network.get(changed.pop("network", ""))]
+    words += [f"--{name} {value}" for name, value in changed.items()]
+    return ", ".join(filter(None, words))
+
+
+def cells(row, first):
+    """A row of the table; its ratios are to the `first`."""
+    if "error" in row:
+        return [label(row), "failed", *[""] * 5]
+    speeds = [
+        processes.digits(value)
+        for key in (TRAINING, PREDICT)
+        for value in (row[key], row[key] / first.get(key, math.nan))
     ]
-    return ", ".join([row["backend"], *flags])
+    busy = row.get("gpu_percent")  # None was measured on a CPU.
+    busy = processes.digits(statistics.mean(busy)) if busy else ""
+    memory = processes.megabytes(row["peak_memory_bytes"])
+    return [label(row), *speeds, memory, busy]
 
 
-def table_rows(rows):
-    """The table's rows; the first one is what the others are held against."""
-    for row in rows:
-        memory = row["peak_memory_bytes"]
-        speeds = [
-            (row[key], row[key] / rows[0][key])
-            for key in (
-                "train_pictures_per_second",
-                "predict_pictures_per_second",
-            )
-        ]
-        yield (
-            label(row),
-            *(processes.digits(n) for pair in speeds for n in pair),
-            "" if memory is None else f"{memory / 1e6:.0f}",
-        )
-
-
-def markdown(record):
-    """`settings.md`: what was run, on what, and the table."""
-    settings, rows = record["settings"], record["rows"]
-    parts = ["# Settings"]
-    if settings["quick"]:
-        parts.append("**A try with tiny settings: the figures mean nothing.**")
-    parts.append(f"`{record['command']}`")
-    backends = {row["backend"]: row["environment"] for row in rows}
-    machine, *others = map(processes.machine_line, backends.values())
-    # They differ in their last word alone, the backend and its version.
-    others = [line.rsplit(", ", 1)[1] for line in others]
-    parts.append(f"{', '.join([machine, *others])}.")
+def describe(record):
+    """The machine and the table."""
+    rows, parts = record["rows"], []
+    measured = [row for row in rows if "error" not in row]
+    machines = {row["backend"]: row["environment"] for row in measured}
+    parts.append(processes.machine_line(*machines.values()))
     if record["missing"]:
         parts.append(f"Not installed: {', '.join(record['missing'])}.")
-    parts.append(
-        f"28x28x1, 10 classes, 3 routings, with decoder; batches of "
-        f"{settings['batch_size']} in training and 250 in predict. `fit` for "
-        f"{settings['seconds']} seconds, `predict` over "
-        f"{settings['predict_pictures']} pictures, the fastest pass of "
-        f"{settings['passes']}. 'Ratio' is to the first row."
-    )
-    parts.append(
-        processes.table(
-            (
-                "setting",
-                "training, pictures/s",
-                "ratio",
-                "predict, pictures/s",
-                "ratio",
-                "peak memory, MB",
-            ),
-            table_rows(rows),
-        )
-    )
-    return "\n\n".join(parts) + "\n"
+    busy = any(row.get("gpu_percent") for row in rows)
+    columns = len(HEADER) if busy else len(HEADER) - 1
+    shown = [cells(row, rows[0])[:columns] for row in rows]
+    return [*parts, processes.table(HEADER[:columns], shown)]
 
 
 def main(argv=None):
-    """Measures, prints the table and writes it; returns the status."""
-    args = parse_args(argv)
-    record, status = processes.measured(lambda: measure(args), "settings.py")
-    if status:
-        return status
-    if not record["rows"]:
-        missing = ", ".join(record["missing"])
-        print(f"settings.py: not installed: {missing}", file=sys.stderr)
-        return 1
-    given = sys.argv[1:] if argv is None else argv
-    command = " ".join(["python", "benchmarks/settings.py", *given])
-    record = {"command": command, **record}
-    folder = processes.Path(args.out)
-    text = markdown(record)
-    processes.write_text(folder / "settings.md", text)
-    processes.write_json(folder / "settings.json", record)
-    print(f"\n{text}\nWritten: {folder / 'settings.md'}, settings.json")
-    return 0
+    return processes.benchmark("settings", argv, parse_args, measure, describe)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """One network in a process of its own, measured at its parent's word.
 
 `speed.py` and the others start it (`processes.Worker`); it is no command of
-its own. The only argument is a JSON object: `network` ("classic", "direct"
-or "ours"), `batch_size`, `size` (of a square picture), `n_class`,
-`routings`, `dtype_policy`, `jit_compile` and, if it is not 1,
-`steps_per_execution`. It builds the network, makes a
-training step, and then answers one line of JSON to each line that it reads:
+its own. The only argument is a JSON object, changes to `DEFAULTS`: `network`
+("classic", "direct" or "ours"), `size` (of a square picture), and flags of
+`capsulenet.py`. It builds the network, makes a training step, and then answers
+one line of JSON to each line that it reads:
 
 | line read                          | what it does and answers              |
 | ---------------------------------- | ------------------------------------- |
@@ -22,11 +21,10 @@ training step, and then answers one line of JSON to each line that it reads:
 uses, on pictures that are in memory already, without `fit`'s thread for the
 next batch, which would run into the turn of another worker.
 It returns the loss as a number, so the step is over when the clock is read.
-"fit" is for what only `fit` knows: several steps in one call.
 
-Our networks compute deterministically, as `capsulenet.py` makes them (but
-not with `jit_compile` on, which TensorFlow cannot have as well); the classic
-one does not, as public code does not.
+All networks compute deterministically, as `capsulenet.py` makes ours: the
+classic one, too. On TensorFlow Keras compiles nothing with XLA where operations
+are deterministic, so only `jit_compile` "on" leaves them as they come, for all.
 """
 
 import functools
@@ -47,29 +45,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+from classic import ClassicCapsNet  # noqa: E402
 
 import capsulenet  # noqa: E402
-from capsnet.data.batches import (
-    ShiftedBatches,  # noqa: E402
-    max_shift,  # noqa: E402
-    pipeline,  # noqa: E402
-)
-from capsnet.devices import (
-    environment,  # noqa: E402
-    make_deterministic,  # noqa: E402
-)
-from capsnet.models import inference  # noqa: E402
-from capsnet.models.inference import Predictor  # noqa: E402
-from capsnet.models.networks import reconstruction_weight  # noqa: E402
-from capsnet.models.toomcook import (
-    multiplications,  # noqa: E402
-    plan,  # noqa: E402
-)
+from capsnet import devices  # noqa: E402
+from capsnet.data import batches as feeding  # noqa: E402
+from capsnet.models import inference, toomcook  # noqa: E402
 
 try:
     import resource
 except ImportError:  # Windows does not tell the peak.
     resource = None
+
+DEFAULTS = {
+    "network": "ours",
+    "batch_size": 100,
+    "size": 28,
+    "n_class": 10,
+    "routings": 3,
+    "dtype_policy": "float32",
+    "jit_compile": "auto",
+    "steps_per_execution": 1,
+}
+# The paper's, at every size of picture.
+GEOMETRY = {"conv_kernel": 9, "conv_strides": 1}
+GEOMETRY |= {"primary_kernel": 9, "primary_strides": 2}
+# The flag's words and what Keras calls them.
+JIT_COMPILE = {"on": True, "off": False}
 
 
 def peak_memory():
@@ -90,49 +92,42 @@ def random_pictures(n, size, n_class, seed=0):
 def batches_of(spec, n, **kwargs):
     """`n` random pictures as batches for the training model."""
     pictures, labels = random_pictures(n, spec["size"], spec["n_class"])
-    return ShiftedBatches(
+    return feeding.ShiftedBatches(
         pictures, labels, spec["n_class"], spec["batch_size"], **kwargs
     )
 
 
 def build(spec):
     """The compiled training model and the evaluation model of a network."""
+    jit_compile = JIT_COMPILE.get(spec["jit_compile"], spec["jit_compile"])
+    if jit_compile is not True:  # XLA orders operations by itself.
+        devices.make_deterministic()
     shape = (spec["size"], spec["size"], 1)
+    arguments = shape, spec["n_class"], spec["routings"]
     if spec["network"] == "classic":
-        from classic import ClassicCapsNet
-
-        models = ClassicCapsNet(shape, spec["n_class"], spec["routings"])
+        train_model, eval_model, _ = ClassicCapsNet(*arguments)
     else:
         conv = "direct" if spec["network"] == "direct" else "auto"
-        models = capsulenet.CapsNet(
-            shape,
-            spec["n_class"],
-            spec["routings"],
-            conv=conv,
-            # The paper's, at every size of picture.
-            conv_kernel=9,
-            conv_strides=1,
-            primary_kernel=9,
-            primary_strides=2,
+        train_model, eval_model, _ = capsulenet.CapsNet(
+            *arguments, conv=conv, **GEOMETRY
         )
-        if spec["jit_compile"] != "on":
-            make_deterministic()
-    train_model, eval_model, _ = models
-    weight = reconstruction_weight("classic", shape, spec["n_class"])
     capsulenet.compile_model(
         train_model,
         0.001,
-        weight,
-        jit_compile=spec["jit_compile"],
-        steps_per_execution=spec.get("steps_per_execution", 1),
+        0.0005 * math.prod(shape),
+        steps_per_execution=spec["steps_per_execution"],
     )
-    if spec["jit_compile"] != "auto":
-        eval_model.jit_compile = spec["jit_compile"] == "on"
+    if jit_compile != "auto":
+        train_model.jit_compile = eval_model.jit_compile = jit_compile
     return train_model, eval_model
 
 
 def convolution_work(layer, input_shape, batch_size, first=False):
     """Multiplications of a convolution's part of a training step.
+
+    Every product is done three times, for the output and the gradients of its
+    two factors; but a transform, one of whose factors is constant, twice, and
+    so is a first layer. The kernel is transformed once a step.
 
     Args:
         layer: A `FastConv2D`.
@@ -141,11 +136,7 @@ def convolution_work(layer, input_shape, batch_size, first=False):
         first: Whether nothing below needs its gradient.
 
     Returns:
-        Pair of integers: by the direct way, and by the way it takes. Every
-        product is done three times, for the output and the gradients of its
-        two factors; but a transform, one of whose factors is constant,
-        twice, and so is a first layer. The kernel is transformed once a
-        step, not once a picture.
+        Pair of integers: by the direct way, and by the way it takes.
     """
     _, height, width, channels = input_shape
     outputs = math.prod(layer.compute_output_shape(input_shape)[1:])
@@ -155,8 +146,8 @@ def convolution_work(layer, input_shape, batch_size, first=False):
     if not layer.uses_fast_path(input_shape):
         return (times * batch_size * direct,) * 2
     geometry = (height, width), layer.kernel_size, layer.strides, layer.padding
-    (y, x), _ = plan(*geometry)
-    products, transforms, kernel = multiplications(
+    (y, x), _ = toomcook.plan(*geometry)
+    products, transforms, kernel = toomcook.multiplications(
         y, x, channels, layer.filters
     )
     done = batch_size * (times * products + 2 * transforms) + 2 * kernel
@@ -166,9 +157,7 @@ def convolution_work(layer, input_shape, batch_size, first=False):
 def work(train_model, batch_size):
     """Multiplications of a training step, counted from the shapes.
 
-    Only the products of matrices count, not what is done element by element
-    (squash, softmax, Adam); forward and backward, three times the forward
-    pass, see `convolution_work`.
+    Only the products of matrices count, not what is done element by element.
 
     Returns:
         Dictionary: `written`, with direct convolutions and with votes that
@@ -186,12 +175,8 @@ def work(train_model, batch_size):
     outputs = capsules.num_capsule * capsules.dim_capsule
     uses = 2 * capsules.routings - 1
     entries = 3 * batch_size * outputs * capsules.input_num_capsule
-    parts.append(
-        (
-            entries * (capsules.input_dim_capsule + uses),
-            entries * capsules.input_dim_capsule * uses,
-        )
-    )
+    length = capsules.input_dim_capsule
+    parts.append((entries * (length + uses), entries * length * uses))
     for layer in train_model.get_layer("decoder").layers:
         if isinstance(layer, keras.layers.Dense):
             dense = 3 * batch_size * math.prod(layer.kernel.shape)
@@ -204,7 +189,7 @@ class Bench:
     """A network and what can be asked of it; see the module's docstring."""
 
     def __init__(self, spec):
-        self.spec = spec
+        self.spec = spec = {**DEFAULTS, **spec}
         keras.utils.set_random_seed(0)
         keras.config.set_dtype_policy(spec["dtype_policy"])
         self.train_model, self.eval_model = build(spec)
@@ -219,18 +204,20 @@ class Bench:
 
     def shifted(self, pictures):
         """Random pictures as training gets them."""
-        shift = max_shift((self.spec["size"],) * 2, 0.1)
+        shift = feeding.max_shift((self.spec["size"],) * 2, 0.1)
         return batches_of(self.spec, pictures, shift=shift, shuffle=True)
 
     def fit(self, steps):
         batches = self.shifted(steps * self.spec["batch_size"])
         start = time.perf_counter()
-        self.train_model.fit(pipeline(batches), verbose=0, shuffle=False)
+        self.train_model.fit(
+            feeding.pipeline(batches), verbose=0, shuffle=False
+        )
         return (time.perf_counter() - start) / steps
 
     @functools.cached_property
     def predictor(self):
-        return Predictor(self.eval_model)
+        return inference.Predictor(self.eval_model)
 
     def predict(self, pictures, batch_size):
         x, _ = random_pictures(pictures, self.spec["size"], n_class=1)
@@ -255,7 +242,7 @@ class Bench:
     def facts(self):
         return {
             "weights": self.train_model.count_params(),
-            "environment": environment(),
+            "environment": devices.environment(),
         }
 
 

@@ -1,0 +1,149 @@
+"""Tests of the tables that mnist.py and differences.py make of runs."""
+
+import differences
+import mnist
+import pytest
+import runner
+from published import add, cells_of, record_of, report_of, write_log, write_run
+
+
+def test_mean_and_standard_deviation_of_a_row(tmp_path):
+    # Mean 0.34; deviations -0.04, 0.01, 0.03: sqrt(0.0026 / 2) = 0.036.
+    for seed, error in enumerate((0.30, 0.35, 0.37)):
+        add(tmp_path, mnist.STUDY, "v4-classic", seed, 2, error)
+    add(tmp_path, mnist.STUDY, "v3-paper", 0, 1, 0.5)
+    text = report_of(mnist.STUDY, tmp_path)
+    machine = "Some CPU, 2 cores, tensorflow"
+    expected = "v4-classic|3|yes|0.340|0.036|3|0.30|2|11.0".split("|")
+    expected += [machine, "0.25 (0.005)", "0.34 (0.016)"]
+    once = "v3-paper|3|no|0.50||1|0.50|1|10.0".split("|")
+    once += [machine, "0.35 (0.036)", "0.40 (0.016)"]
+    # Rows without runs are not shown.
+    assert cells_of(text)[1:] == [expected, once]
+    command = "-r 3 --recipe classic --epochs 2 --seed SEED`"
+    assert f"`python capsulenet.py {command}" in text
+    assert "[2](mnist/v4-classic-2/log.csv)" in text
+    picture = (tmp_path / "mnist.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("error", [0.0, 0.5])
+def test_runs_without_any_error_are_drawn_too(tmp_path, error):
+    add(tmp_path, mnist.STUDY, "v4-paper", 0, 1, error)
+    report_of(mnist.STUDY, tmp_path)
+    assert (tmp_path / "mnist.png").exists()
+
+
+def test_other_epochs_flags_and_backends_are_told_apart(tmp_path):
+    decay = ("--lr_decay", "0.8", "--image_size", "20", "20")
+    add(tmp_path, mnist.STUDY, "v4-classic", 0, 2, 0.4)
+    add(tmp_path, mnist.STUDY, "v4-classic", 1, 3, 0.3)
+    name = "v4-classic-0-0123abcd"
+    add(tmp_path, mnist.STUDY, "v4-classic", 0, 2, 0.2, *decay, name=name)
+    add(tmp_path, mnist.STUDY, "v4-classic", 2, 3, 0.5, backend="jax")
+    # As an older record may say.
+    record = record_of(mnist.STUDY, "v4-classic", 3, 2, 0.6)
+    record["flags"] |= {"no_longer_a_flag": 1, "batch_size": 100}
+    write_run(tmp_path / "mnist" / "v4-classic-3", record)
+    text = report_of(mnist.STUDY, tmp_path)
+    flags = "--image_size 20 20 --lr_decay 0.8"
+    machines = "Some CPU, 2 cores, tensorflow"
+    lines = {
+        (c[0], c[3], c[5], c[7], c[9]) for c in cells_of(text, "v4-classic")
+    }
+    assert lines == {
+        ("v4-classic", "0.500", "2", "2", machines),
+        (
+            "v4-classic",
+            "0.400",
+            "2",
+            "3",
+            f"{machines}; Some CPU, 2 cores, jax",
+        ),
+        (f"v4-classic {flags}", "0.20", "1", "2", machines),
+    }
+    assert f"--recipe classic {flags} --epochs 2 --seed SEED`" in text
+    assert "`KERAS_BACKEND=jax python capsulenet.py -r 3" in text
+
+
+def test_unfinished_runs_are_listed_and_not_averaged(tmp_path):
+    add(tmp_path, mnist.STUDY, "v4-classic", 0, 2, 0.4)
+    write_log(tmp_path / "mnist" / "v4-classic-1", [3, 2, 0.1])
+    text = report_of(mnist.STUDY, tmp_path)
+    assert cells_of(text, "v4-classic")[0][3:6] == ["0.40", "", "1"]
+    assert "Unfinished: v4-classic-1 (3 epochs done)." in text
+
+
+def test_command_of_a_run_gives_its_flags(tmp_path):
+    extra = ("--lam_recon", "0.392", "--batch_size", "50", "--ema", "0.99")
+    record = record_of(
+        mnist.STUDY, "v4-paper", 5, 3, 0.4, *extra, "--grayscale"
+    )
+    write_run(tmp_path / "mnist" / "v4-paper-5", record)
+    (found,) = runner.read_runs(mnist.STUDY, tmp_path)
+    words = mnist.command_of(found).split()
+    assert words[:2] == ["python", "capsulenet.py"]
+    flags = runner.recorded(*words[2:])
+    assert {**flags, "save_dir": ""} == {**record["flags"], "save_dir": ""}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_short_table_has_one_setting_that_no_error_chooses(tmp_path, seeds):
+    out, readme = tmp_path / "result", tmp_path / "README.md"
+    old = "# A\n\n<!-- results -->\nold\n<!-- /results -->\n\nend\n"
+    readme.write_text(old)
+    for version, error in (("v1", 0.5), ("v4", 0.4)):
+        for seed in range(seeds):
+            error += 0.1 * seed
+            add(out, mnist.STUDY, f"{version}-classic", seed, 2, error)
+    add(out, mnist.STUDY, "v4-paper", 0, 9, 0.1)
+    report_of(mnist.STUDY, out)
+    text = readme.read_text()
+    errors = (
+        ["0.50", "0.40"] if seeds == 1 else ["0.55 (0.071)", "0.45 (0.071)"]
+    )
+    assert cells_of(text)[1:] == [
+        ["v1", "1", "no", errors[0], "0.34 (0.032)", "0.39 (0.024)"],
+        ["v4", "3", "yes", errors[1], "0.25 (0.005)", "0.34 (0.016)"],
+    ]
+    said = f"`--recipe classic --epochs 2`; seeds a row: {seeds}; "
+    assert f"{said}Some CPU, 2 cores, tensorflow." in text
+    assert text.startswith("# A\n\n<!-- results -->") and text.endswith("end\n")
+    readme.write_text("# A\n")
+    report_of(mnist.STUDY, out)
+    assert readme.read_text() == "# A\n"
+
+
+def test_differences_are_means_over_seeds(tmp_path):
+    folder = tmp_path / "differences"
+    losses = {"capsnet_loss": 0.4, "decoder_loss": 0.04}
+    for row, seed, error in (("bias", 0, 1.0), ("bias", 1, 1.5)):
+        record = record_of(differences.STUDY, row, seed, 2, error)
+        write_run(folder / f"{row}-{seed}", record, **losses)
+    record = record_of(differences.STUDY, "no-decoder", 0, 2, 2.5)
+    write_run(folder / "no-decoder-0", record)
+    add(tmp_path, differences.STUDY, "classic", 0, 1, 3.0, "--lr_decay", "0.5")
+    (folder / "scale-0").mkdir()  # Not finished.
+    text = report_of(differences.STUDY, tmp_path)
+    assert "Some CPU" in text
+    assert cells_of(text)[1:] == [
+        ["classic", "`--lr_decay 0.5`", "3.00", "", "0.100", "", "1"],
+        ["bias", "`--capsule_bias 0.1`"]
+        + ["2.25", "1.25", "0.400", "0.0400", "2"],
+        ["no-decoder", "`--lam_recon 0`", "3.50", "2.50", "0.100", "", "1"],
+    ]
+
+
+@pytest.mark.parametrize("script", [mnist, differences])
+def test_nothing_to_report_is_one_line(tmp_path, capsys, script):
+    assert script.main(["--report", "--out", str(tmp_path)]) == 2
+    assert "no finished run" in capsys.readouterr().err
+
+
+def test_damaged_record_is_one_line(tmp_path, capsys):
+    write_log(tmp_path / "mnist" / "v4-paper-0", [1])
+    (tmp_path / "mnist" / "v4-paper-0" / "run.json").write_text("{")
+    assert mnist.main(["--report", "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.json" in line

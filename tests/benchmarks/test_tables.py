@@ -1,0 +1,71 @@
+"""The tables of the READMEs are built anew from what was measured."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import differences
+import growth
+import mnist
+import processes
+import pytest
+import settings
+import speed
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown(readme, name):
+    """The text between the marks of a README."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    return re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.S)
+
+
+@pytest.mark.parametrize("script", [speed, settings, growth])
+def test_tables_are_those_of_the_measured_figures(script):
+    name = script.__name__
+    path = ROOT / "benchmarks" / f"{name}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    text = processes.block(record, script.describe)
+    assert shown("benchmarks/README.md", name)[1] == text and len(text) > 500
+
+
+@pytest.mark.parametrize("script", [mnist, differences])
+def test_tables_are_those_of_the_committed_logs(tmp_path, script):
+    name, out = script.STUDY.name, tmp_path / "result"
+    shutil.copytree(ROOT / "result" / name, out / name)
+    assert script.main(["--report", "--out", str(out)]) == 0
+    made = (out / "README.md").read_text(encoding="utf-8")
+    assert made == shown("result/README.md", name)[0] + "\n"
+
+
+def test_short_table_of_the_main_readme_is_that_of_the_logs(tmp_path):
+    readme, out = tmp_path / "README.md", tmp_path / "result"
+    shutil.copytree(ROOT / "result" / "mnist", out / "mnist")
+    readme.write_text("<!-- results -->\n<!-- /results -->\n")
+    assert mnist.main(["--report", "--out", str(out)]) == 0
+    made = readme.read_text(encoding="utf-8")
+    assert made.count("\n| v") == 4 and "2 cores" in made
+    committed = shown("README.md", "results")
+    if committed is None:
+        pytest.skip("the README has no such table")
+    assert made == committed[0] + "\n"
+
+
+def test_figures_of_fashion_mnist_are_those_of_its_test():
+    text = (ROOT / "result" / "README.md").read_text(encoding="utf-8")
+    path = ROOT / "result" / "fashion-mnist" / "test.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    worst = max(figures["classes"].values(), key=lambda each: each["error"])
+    assert worst is figures["classes"]["Shirt"]
+    assert f"test error of {figures['test_error']:.2f} %" in text
+    assert f"{worst['error']:.1f} % of the shirts" in text
+
+
+def test_every_file_that_the_readmes_link_is_there():
+    for folder in ("result", "benchmarks"):
+        text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)#:]+)\)", text)
+        assert len(links) >= 5
+        assert [p for p in links if not (ROOT / folder / p).exists()] == []
