@@ -2,14 +2,17 @@
 
 A room imports only rooms of its own floor or below it; from the top:
 
-    cli/            options.py (flags), checks.py (what excludes what),
-                    settings.py (from flags to values)
+    cli/            parser.py (what argparse lacks), options.py (flags),
+                    checks.py (what excludes what), settings.py (the seam:
+                    from flags to values), commands.py (what each task does),
+                    telling.py (what a training says)
     evaluation/     loading.py (which models, on which data), figures.py,
                     prediction.py
     training/       recipes.py, callbacks.py, checkpoints.py (a run's folder)
     models/         networks.py (the three models around one), geometry.py
                     (sizes for any picture), fastconv.py and toomcook.py (the
                     fast convolution), saving.py (models as files),
+                    archive.py (what a file may claim),
                     inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), arrays.py (npz
                     and idx), folders.py and pictures.py, digits.py (drawn on
