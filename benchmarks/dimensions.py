@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import processes
 
-from capsnet.cli.parser import Parser, adder
+from capsnet.cli.parser import Parser
 from capsnet.files import whole_file
 from capsnet.messages import UserError, command, fail
 
@@ -38,7 +38,7 @@ NAMED = 2
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
-    add = adder(parser)
+    add = processes.adder(parser)
     text = "a .keras file"
     add("-w", "--weights", None, text, required=True, metavar="FILE")
     text = "as in capsulenet.py (default: what the model was trained on)"

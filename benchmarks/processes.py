@@ -21,7 +21,7 @@ ROOT = FOLDER.parent
 sys.path.insert(0, str(ROOT))
 
 from capsnet.cli.options import add_computing_options  # noqa: E402
-from capsnet.cli.parser import Parser, adder, positive_int  # noqa: E402
+from capsnet.cli.parser import LARGEST_INTEGER, Parser, number  # noqa: E402
 from capsnet.files import whole_file, write_json  # noqa: E402
 from capsnet.messages import UserError, command, fail  # noqa: E402
 
@@ -33,6 +33,19 @@ ENVIRONMENT = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
+positive_int = number(int, 1, LARGEST_INTEGER)
+
+
+def adder(parser):
+    """`parser.add_argument` for `(*names, default, help, **more)`."""
+
+    def add(*names_default_text, **more):
+        *names, default, text = names_default_text
+        if default is False:
+            more["action"] = "store_true"
+        parser.add_argument(*names, default=default, help=text, **more)
+
+    return add
 
 
 def make_parser(description, numbers, computing=False, **choices):
@@ -51,7 +64,7 @@ def make_parser(description, numbers, computing=False, **choices):
     for name, known in choices.items():
         add(f"--{name}", list(known), "some", nargs="+", choices=list(known))
     if computing:
-        add_computing_options(add)
+        add_computing_options(parser)
     add("--quick", False, f"tiny settings, for a try; writes into {TRY}")
     add("--out", str(FOLDER), "where to write", metavar="DIR")
     return parser

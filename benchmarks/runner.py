@@ -33,11 +33,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from processes import ROOT
+from processes import ROOT, adder, positive_int
 
 from capsnet.cli.checks import flags_of, parse_args
 from capsnet.cli.options import build_parser
-from capsnet.cli.parser import Parser, adder, number, positive_int
+from capsnet.cli.parser import Parser, number
 from capsnet.files import whole_file, write_json
 from capsnet.messages import UserError, fail
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
