@@ -153,7 +153,7 @@ def fastest(specs, passes, measure_one):
         UserError: If all of them fail.
     """
     found = [[] for _ in specs]
-    for number in range(1, passes + 1):
+    for turn in range(1, passes + 1):
         for spec, measured in zip(specs, found):
             try:
                 measured.append(measure_one(spec))
@@ -161,7 +161,7 @@ def fastest(specs, passes, measure_one):
             except UserError as error:
                 said = str(error)
                 measured.append({"error": said})
-            print(f"pass {number}, {spec}: {said}", flush=True)
+            print(f"pass {turn}, {spec}: {said}", flush=True)
     best = [min(m, key=lambda a: a.get("median_seconds", 1e9)) for m in found]
     if all("error" in each for each in best):
         raise UserError(said)
