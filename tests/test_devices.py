@@ -25,7 +25,7 @@ def test_environment_names_versions_and_backend():
 
 
 def test_environment_leaves_out_what_is_not_installed(monkeypatch):
-    monkeypatch.setattr(devices, "from_packages", ("numpy", "no-such-package"))
+    monkeypatch.setattr(devices, "PACKAGES", ("numpy", "no-such-package"))
     assert list(environment()["versions"]) == ["numpy"]
 
 
