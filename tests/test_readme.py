@@ -1,65 +1,86 @@
-"""The commands of the README are commands that work."""
+"""The README: its commands work, its code runs, its links lead somewhere."""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from running import run
 
-import capsulenet
-import utils
-from capsnet.cli.settings import parse_args
+from capsnet.cli import checks
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Indented by four: what one types, and what it prints.
+COMMANDS = [
+    part.strip().removeprefix("python ")
+    for line in re.findall(r"^    (.+)$", README, re.MULTILINE)
+    for part in line.split("&&")
+    if part.strip().startswith("python ")
+]
+CODE = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def commands():
-    """The command lines in the README's code blocks, without `python`."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [
-        line
-        for language, block in blocks
-        if not language
-        for line in block.splitlines()
-    ]
-    parts = [part.strip() for line in lines for part in line.split("&&")]
-    return [part[7:] for part in parts if part.startswith("python ")]
-
-
-def test_readme_shows_every_mode():
-    shown = " ".join(commands())
+def test_every_task_is_shown():
+    shown = " ".join(COMMANDS)
     for flag in ("--dataset digits", "-t -w", "--digit", "--predict", "--gpus"):
         assert flag in shown
     assert "-m pytest" in shown
 
 
 @pytest.mark.parametrize(
-    "command",
-    [line for line in commands() if line.startswith("capsulenet")],
+    "command", [line for line in COMMANDS if line.startswith("capsulenet")]
 )
-def test_readme_commands_have_known_flags(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    script, *argv = shlex.split(command, comments=True)
+def test_commands_have_known_flags(command, tmp_path, monkeypatch):
+    script, *argv = shlex.split(command)
     assert (ROOT / script).exists()
-    # What the commands before it would have left.
-    for path in re.findall(r"-w ((?:[^-\s]\S*\s?)+)", command + " "):
-        for name in path.split():
+    monkeypatch.chdir(tmp_path)
+    # What the commands before it, or the user, would have left.
+    for name in argv:
+        if name.endswith((".keras", ".png")) and not name.startswith("-"):
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).touch()
-    Path("picture.png").touch()
     Path("more_pictures").mkdir()
-    args = parse_args(argv, multi_gpu="multi" in script)
+    args = checks.parse_args(argv, multi_gpu="multi" in script)
     assert args.epochs >= 1
 
 
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+?)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#(.+?)\)", README)) <= anchors
+
+
+def test_layers_in_five_lines_learn():
+    (code,) = [each for each in CODE if "margin_loss" in each]
+    names = {}
+    exec(code, names)
+    images, labels = (
+        names["keras"].ops.ones((2, 28, 28, 1)),
+        [[1] + [0] * 9] * 2,
+    )
+    labels = names["keras"].ops.array(labels, "float32")
+    losses = names["model"].fit(images, labels, epochs=3, verbose=0)
+    assert losses.history["loss"][-1] < losses.history["loss"][0]
+
+
 @pytest.mark.slow
-def test_first_command_of_the_readme_learns_the_digits(tmp_path, capsys):
-    first = commands()[0]
+def test_model_can_be_used_in_a_program(tmp_path, monkeypatch, capsys):
+    """The first command, what it prints, and the snippet with its model."""
+    first = next(line for line in COMMANDS if "--epochs" in line)
     assert first == "capsulenet.py --dataset digits --epochs 3"
-    argv = [*shlex.split(first)[1:], "--save_dir", str(tmp_path)]
-    assert capsulenet.main(argv) == 0
-    assert "Test error" in capsys.readouterr().out
-    errors = utils.read_log(tmp_path / "log.csv")["test_error"]
-    # In fonts that training never saw; chance is 90 %.
-    assert errors[-1] < 3
+    monkeypatch.chdir(tmp_path)
+    done = run(*shlex.split(first)[1:])
+    assert done.status == 0, done.err
+    assert "Written to result: trained_model.keras" in done.out
+    figures = done.out.split("Test error: ")[-1]
+    assert float(figures.split()[0]) < 3
+    from PIL import Image
+
+    Image.new("L", (40, 30), 0).save("picture.png")
+    (code,) = [each for each in CODE if "load_model" in each]
+    exec(code, {})
+    name, length = capsys.readouterr().out.split()
+    assert name in "0123456789" and 0 <= float(length) < 1
