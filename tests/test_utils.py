@@ -22,26 +22,14 @@ def reference_grid(images, columns, gap):
     """Pixel by pixel; white where no picture is."""
     n, height, width, channels = images.shape
     rows = (n + columns - 1) // columns
-    grid = np.full(
-        (
-            rows * height + (rows - 1) * gap,
-            columns * width + (columns - 1) * gap,
-            channels,
-        ),
-        255,
-        "uint8",
-    )
+    size = rows * (height + gap) - gap, columns * (width + gap) - gap
+    grid = np.full((*size, channels), 255, "uint8")
     for number in range(n):
         row, column = divmod(number, columns)
         for y in range(height):
             for x in range(width):
-                for channel in range(channels):
-                    value = images[number, y, x, channel]
-                    grid[
-                        row * (height + gap) + y,
-                        column * (width + gap) + x,
-                        channel,
-                    ] = int(255 * value + 0.5)
+                place = row * (height + gap) + y, column * (width + gap) + x
+                grid[place] = np.floor(255 * images[number, y, x] + 0.5)
     return grid
 
 
@@ -121,25 +109,25 @@ def test_manipulations_tell_what_rows_and_columns_are(
             np.testing.assert_array_equal(part, expected)
 
 
-def test_log_is_read_by_columns(tmp_path):
+@pytest.fixture
+def log(tmp_path):
+    """The path of a `log.csv` with two epochs."""
     path = tmp_path / "log.csv"
     path.write_text(LOG)
-    log = utils.read_log(path)
-    assert list(log) == LOG.splitlines()[0].split(",")
-    assert log["epoch"].tolist() == [0, 1]
-    assert log["test_error"].tolist() == [12.5, 0.0]
+    return path
 
 
-def test_log_without_rows_has_no_columns(tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_text(LOG.splitlines()[0] + "\n")
-    assert utils.read_log(path) == {}
+def test_log_is_read_by_columns(log):
+    columns = utils.read_log(log)
+    assert list(columns) == LOG.splitlines()[0].split(",")
+    assert columns["epoch"].tolist() == [0, 1]
+    assert columns["test_error"].tolist() == [12.5, 0.0]
+    log.write_text(LOG.splitlines()[0] + "\n")
+    assert utils.read_log(log) == {}
 
 
-def test_plot_shows_losses_and_errors_in_percent(tmp_path, figures):
-    path = tmp_path / "log.csv"
-    path.write_text(LOG)
-    utils.draw_log(path, tmp_path / "log.png")
+def test_plot_shows_losses_and_errors_in_percent(log, figures):
+    utils.draw_log(log, log.with_suffix(".png"))
     left, right = figures[0].axes
     curves = {
         line.get_label(): (line.get_xdata().tolist(), list(line.get_ydata()))
@@ -154,15 +142,11 @@ def test_plot_shows_losses_and_errors_in_percent(tmp_path, figures):
     }
 
 
-def test_plot_of_one_epoch_is_a_readable_picture(tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_text("\n".join(LOG.splitlines()[:2]))
-    utils.draw_log(path, tmp_path / "log.png")
-    assert_is_png(tmp_path / "log.png")
+def test_plot_of_one_epoch_is_a_picture_and_no_window(log):
+    log.write_text("\n".join(LOG.splitlines()[:2]))
+    utils.draw_log(log, log.with_suffix(".png"))
+    assert_is_png(log.with_suffix(".png"))
     assert plt.get_fignums() == []
-
-
-def test_no_window_ever_opens():
     assert plt.get_backend().lower() == "agg"
 
 
@@ -174,6 +158,7 @@ def test_captions_are_large_and_cover_nothing(tmp_path, figures, n, made):
     made = images if made else None
     utils.draw_pairs(images, made, titles, tmp_path / "pairs.png")
     (figure,) = figures
+    figure.draw_without_rendering()
     axes = figure.axes[:n]
     captions = [axis.title.get_window_extent() for axis in axes]
     for axis, caption, title in zip(axes, captions, titles):

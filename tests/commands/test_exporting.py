@@ -78,11 +78,6 @@ def test_export_in_16_bits_is_half_as_large(model):
     assert 0.45 < half < 0.6
     loaded, record = load_model("half.keras")
     assert record == load_model(path)[1]
-    pairs = zip(loaded.weights, expected_model.weights, strict=True)
-    for weight, expected in pairs:
-        assert weight.dtype == expected.dtype
-        # Half a unit in the last of ten binary places, or of the smallest.
-        np.testing.assert_allclose(weight, expected, rtol=2**-11, atol=2**-25)
     x = bars(5, expected_model.input.shape[1:])[0]
     found, expected = lengths_of(loaded, x), lengths_of(expected_model, x)
     np.testing.assert_allclose(found, expected, atol=5e-3)
@@ -90,15 +85,6 @@ def test_export_in_16_bits_is_half_as_large(model):
     # An old file is not overwritten.
     message = message_of(run("--export", "half.keras", "-w", path))
     assert "expects a new file" in message
-
-
-def test_weights_too_large_for_16_bits_are_refused(named):
-    model, record = load_model(named[0])
-    bias = model.get_layer("conv1").bias
-    bias.assign(np.full(bias.shape, 7e4, "float32"))
-    save_model(model, "large.keras", record)
-    message = message_of(run("--export", "half.keras", "-w", "large.keras"))
-    assert "65,504" in message and not Path("half.keras").exists()
 
 
 def test_export_that_fails_leaves_nothing(named, monkeypatch):
