@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 from conftest import bars
-from PIL import Image
 from running import NAMES, SHAPE, contents, lengths_of, message_of, run
 
 from capsnet.models.networks import Baseline
@@ -121,18 +120,3 @@ def test_model_loads_after_importing_the_layers_alone(named, tmp_path):
         "baseline ['capsnet'] None",
         "False",
     ], done.stderr
-
-
-def test_readme_shows_how_to_use_the_model(named, capsys):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## Use the model in your own program")[1]
-    code = section.split("```python\n")[1].split("```")[0]
-    lines = [line for line in code.splitlines() if line]
-    assert len([line for line in lines if "import" not in line]) == 5
-    Path("result").mkdir()
-    os.link(named[0], "result/trained_model.keras")
-    x, _ = bars(1, SHAPE)
-    Image.fromarray(x[0, ..., 0]).save("picture.png")
-    exec(compile(code, "README.md", "exec"), {})
-    name = NAMES[lengths_of(named[1], x)[0].argmax()]
-    assert name in capsys.readouterr().out
