@@ -75,23 +75,6 @@ def test_config_round_trip_keeps_every_argument(name):
     )
 
 
-def test_config_holds_every_argument():
-    primary = LAYERS["primarycap"]().get_config()
-    capsules = LAYERS["capsules"]().get_config()
-    for config, expected in (
-        (primary, {"dim_capsule": 4, "n_channels": 2, "scale": 0.5}),
-        (primary, {"kernel_size": (3, 2), "strides": (2, 1)}),
-        (primary, {"padding": "same", "method": "direct"}),
-        (capsules, {"num_capsule": 3, "dim_capsule": 5}),
-        (capsules, {"routings": 2, "use_bias": True}),
-    ):
-        assert {name: config[name] for name in expected} == expected
-    assert primary["kernel_initializer"]["config"]["stddev"] == 0.3
-    assert capsules["kernel_initializer"]["config"] == {"seed": 3}
-    for config in (primary, capsules):
-        assert config["bias_initializer"]["config"]["value"] == 0.1
-
-
 @each_layer
 def test_symbolic_and_eager_shapes_agree(name):
     inputs, expected = random_inputs(name, 2), OUTPUT_SHAPES[name]

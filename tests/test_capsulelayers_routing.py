@@ -21,8 +21,6 @@ from capsulelayers import (
     couple,
 )
 
-ROUTINGS = (1, 2, 3, 5)
-
 
 def reference_votes(inputs, kernel):
     """Eq. 2, `u_hat[j, i] = W_ij u_i`, for the capsules of one picture."""
@@ -66,50 +64,19 @@ def capsule_layer(routings=3, bias=None, stddev=1.0):
     return layer, kernel
 
 
-@pytest.mark.parametrize("routings", ROUTINGS)
-def test_routing_matches_procedure_1(routings):
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("routings", [1, 2, 3, 5])
+def test_routing_matches_procedure_1(routings, use_bias):
+    """The bias is added in every round; the coupling is over the outputs."""
     inputs = random_normal(2, 6, 4)
-    layer, kernel = capsule_layer(routings)
-    outputs, coupling = map(to_numpy, layer.route(inputs))
-    for i in range(2):
-        expected = reference_routing(inputs[i], kernel, routings)
-        np.testing.assert_allclose(outputs[i], expected[0], atol=1e-5)
-        np.testing.assert_allclose(coupling[i], expected[1], atol=1e-5)
-    np.testing.assert_allclose(to_numpy(layer(inputs)), outputs, atol=1e-6)
-
-
-@pytest.mark.parametrize("routings", ROUTINGS)
-def test_coupling_sums_to_one_over_output_capsules(routings):
-    layer, _ = capsule_layer(routings)
-    _, coupling = layer.route(random_normal(2, 6, 4))
-    coupling = to_numpy(coupling)
-    assert coupling.shape == (2, 3, 6)
-    np.testing.assert_allclose(coupling.sum(axis=1), 1, atol=1e-5)
-    if routings > 1:  # Not over the input capsules, which would be a mistake.
-        assert abs(coupling.sum(axis=2) - 1).max() > 0.1
-
-
-def test_one_round_is_the_uniform_mean():
-    inputs = random_normal(2, 6, 4)
-    layer, kernel = capsule_layer(routings=1)
-    outputs, coupling = map(to_numpy, layer.route(inputs))
-    np.testing.assert_allclose(coupling, 1 / 3, atol=1e-6)
-    for i in range(2):
-        votes = reference_votes(inputs[i], kernel)
-        for j in range(3):
-            expected = reference_squash(votes[j].mean(axis=0) * 6 / 3)
-            np.testing.assert_allclose(outputs[i, j], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("routings", ROUTINGS)
-def test_bias_is_added_in_every_routing_round(routings):
-    inputs, bias = random_normal(2, 6, 4), random_normal(3, 5, seed=2)
+    bias = random_normal(3, 5, seed=2) if use_bias else None
     layer, kernel = capsule_layer(routings, bias)
     outputs, coupling = map(to_numpy, layer.route(inputs))
     for i in range(2):
         expected = reference_routing(inputs[i], kernel, routings, bias)
         np.testing.assert_allclose(outputs[i], expected[0], atol=1e-5)
         np.testing.assert_allclose(coupling[i], expected[1], atol=1e-5)
+    np.testing.assert_allclose(to_numpy(layer(inputs)), outputs, atol=1e-6)
 
 
 def test_capsule_layer_has_no_bias_by_default():
@@ -182,16 +149,12 @@ def test_capsule_layer_is_finite_at_zero_inputs():
 
 
 def test_capsule_normal_has_its_documented_deviation():
-    shape = (10, 120, 16, 8)
-    matrices = to_numpy(CapsuleNormal(seed=0)(shape))
-    expected = 10 / (120 * 16) ** 0.5
-    np.testing.assert_allclose(matrices.std(), expected, rtol=0.02)
-    np.testing.assert_allclose(matrices.mean(), 0, atol=0.02 * expected)
-
-
-def test_capsule_normal_is_0_074_for_mnist():
+    """For the digit capsules of MNIST it is 0.074."""
     matrices = to_numpy(CapsuleNormal(seed=0)((10, 1152, 16, 8)))
-    assert round(float(matrices.std()), 3) == 0.074
+    expected = 10 / (1152 * 16) ** 0.5
+    np.testing.assert_allclose(matrices.std(), expected, rtol=0.01)
+    np.testing.assert_allclose(matrices.mean(), 0, atol=0.01 * expected)
+    assert round(expected, 3) == 0.074
 
 
 @pytest.mark.parametrize("shape", [(10, 300, 16, 8), (4, 50, 8, 8)])

@@ -1,4 +1,4 @@
-"""inference."""
+"""From pictures to the lengths of the capsules, in large batches."""
 
 import keras
 import numpy as np
@@ -42,20 +42,17 @@ class Predictor(keras.Model):
         ]
 
     def call(self, inputs):
-        pairs = list(zip(self.convolutions, self.transformed))
-        for convolution, transformed in pairs:
-            convolution.transformed = transformed.value
+        for layer, transformed in zip(self.convolutions, self.transformed):
+            layer.transformed = transformed.value
         try:
             return self.model(inputs, training=False)
         finally:
-            for convolution, _ in pairs:
-                convolution.transformed = None
+            for layer in self.convolutions:
+                layer.transformed = None
 
     def predict(self, *args, **kwargs):
-        for convolution, transformed in zip(
-            self.convolutions, self.transformed
-        ):
-            transformed.assign(convolution.transform_kernel())
+        for layer, transformed in zip(self.convolutions, self.transformed):
+            transformed.assign(layer.transform_kernel())
         return super().predict(*args, **kwargs)
 
 
@@ -68,11 +65,16 @@ def lengths_model(eval_model):
 
 def predict(model, x, batch_size=PREDICT_BATCH):
     """`model.predict` for uint8 pictures, in large batches."""
+    labels = np.zeros(len(x), dtype="int64")
     batches = ShiftedBatches(
+<<<<<<< HEAD
         x,
         np.zeros(len(x), dtype="int64"),
         n_class=1,
         batch_size=batch_size,
         decoder=False,
+=======
+        x, labels, 1, batch_size, label_input=False, decoder=False
+>>>>>>> models
     )
     return model.predict(pipeline(batches), verbose=0)

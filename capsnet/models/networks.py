@@ -98,10 +98,9 @@ def Baseline(input_shape, n_class, conv="auto", dropout=0.5):
         dropout: Float, part of the units that is dropped.
 
     Returns:
-        Three models as from `CapsNet`; the first two share all layers, the
-        third is None. The softmax takes the place of the capsules' lengths,
-        under the same name, so that whatever works with the one works with
-        the other.
+        Three models as from `CapsNet`, the third is None. The softmax takes
+        the place of the capsules' lengths, under the same name, so that
+        whatever works with the one works with the other.
     """
     image = features = layers.Input(input_shape, name="image")
     for number, channels in enumerate((256, 256, 128), 1):
@@ -126,8 +125,7 @@ def Baseline(input_shape, n_class, conv="auto", dropout=0.5):
 
 def attach(eval_model):
     """The three models of `CapsNet` around a (loaded) evaluation model."""
-    outputs = eval_model.output
-    image = eval_model.input
+    image, outputs = eval_model.input, eval_model.output
     if "decoder" not in outputs:
         # Not the same object: what is saved has no loss and no optimizer,
         # so that it loads without this module.
@@ -139,17 +137,16 @@ def attach(eval_model):
     n_class, dim_capsule = digitcaps.shape[1:]
     label = layers.Input((n_class,), name="label")
     noise = layers.Input((n_class, dim_capsule), name="noise")
+    inputs = {"image": image, "label": label}
+    reconstruction = decode(mask([digitcaps, label]))
     train_model = keras.Model(
-        {"image": image, "label": label},
-        {
-            "capsnet": outputs["capsnet"],
-            "decoder": decode(mask([digitcaps, label])),
-        },
+        inputs,
+        {"capsnet": outputs["capsnet"], "decoder": reconstruction},
         name="train_model",
     )
     noised = layers.Add(name="noised")([digitcaps, noise])
     manipulate_model = keras.Model(
-        {"image": image, "label": label, "noise": noise},
+        {**inputs, "noise": noise},
         {"decoder": decode(mask([noised, label]))},
         name="manipulate_model",
     )
@@ -163,8 +160,6 @@ def reconstruction_weight(lam_recon, input_shape, n_class):
     authors' code also halves Eq. 4 and averages it over the classes, so that
     against Eq. 4 it weighs 2 x n_class times more.
     """
-    if lam_recon == "classic":
-        return RECONSTRUCTION * math.prod(input_shape)
-    if lam_recon == "authors":
-        return RECONSTRUCTION * math.prod(input_shape) * 2 * n_class
-    return lam_recon
+    classic = RECONSTRUCTION * math.prod(input_shape)
+    names = {"classic": classic, "authors": classic * 2 * n_class}
+    return names.get(lam_recon, lam_recon)

@@ -57,10 +57,6 @@ def polynomial_from_roots(roots):
 def toom_cook(m, r):
     """The exact matrices for `m` outputs of a correlation with `r` taps.
 
-    Args:
-        m: Positive integer, outputs of one tile.
-        r: Positive integer, taps of the kernel.
-
     Returns:
         `(A', G, B')`, lists of rows of `fractions.Fraction`, of shapes
         `(m, n)`, `(n, r)` and `(n, n)` with `n = m + r - 1`, such that
@@ -96,27 +92,20 @@ def balanced_toom_cook(m, r):
     output, kernel, data = (
         np.array(matrix, dtype="float64") for matrix in toom_cook(m, r)
     )
-    norms = np.stack(
-        [
-            np.linalg.norm(output, axis=0),
-            np.linalg.norm(kernel, axis=1),
-            np.linalg.norm(data, axis=1),
-        ]
+    matrices = output.T, kernel, data
+    norms = [np.linalg.norm(matrix, axis=1) for matrix in matrices]
+    mean = np.prod(norms, axis=0) ** (1 / 3)
+    output, kernel, data = (
+        matrix * (mean / norm)[:, None] for matrix, norm in zip(matrices, norms)
     )
-    scales = np.prod(norms, axis=0) ** (1 / 3) / norms
-    return (
-        output * scales[0],
-        kernel * scales[1][:, None],
-        data * scales[2][:, None],
-    )
+    return output.T, kernel, data
 
 
 class AxisPlan:
     """How one axis of the picture is convolved: parts, tiles and matrices.
 
     Args:
-        size: Positive integer, rows of the input.
-        kernel_size: Positive integer, rows of the kernel.
+        size, kernel_size: Positive integers, rows of the input, the kernel.
         stride: Positive integer.
         padding: `"valid"` or `"same"`.
 
@@ -172,29 +161,26 @@ class AxisPlan:
             points = len(of_taps)
             kernel = np.zeros((points, self.kernel_size))
             kernel[:, part] = of_taps
-            select_rows = np.zeros((points, self.tiles, self.size))
-            for tile in range(self.tiles):
-                for j in range(points):
-                    row = part[0] + self.stride * (tile * self.m + j) - self.pad
-                    if 0 <= row < self.size:
-                        select_rows[j, tile, row] = 1
+            steps = np.add.outer(
+                np.arange(points), self.m * np.arange(self.tiles)
+            )
+            rows = part[0] + self.stride * steps - self.pad
+            select_rows = np.equal.outer(rows, np.arange(self.size))
             outputs.append(output)
             kernels.append(kernel)
             inputs.append(np.tensordot(of_rows, select_rows, 1))
-        return (
-            np.concatenate(outputs, axis=1).astype("float32"),
-            np.concatenate(kernels).astype("float32"),
-            np.concatenate(inputs).astype("float32"),
-        )
+        stacked = np.hstack(outputs), np.concatenate(kernels)
+        return [
+            matrix.astype("float32")
+            for matrix in (*stacked, np.concatenate(inputs))
+        ]
 
 
 @functools.lru_cache(maxsize=64)
 def axis_plans(input_size, kernel_size, strides, padding):
     """The two `AxisPlan`s of one convolution."""
-    return [
-        AxisPlan(*axis, padding)
-        for axis in zip(input_size, kernel_size, strides)
-    ]
+    sides = zip(input_size, kernel_size, strides)
+    return [AxisPlan(*side, padding) for side in sides]
 
 
 @functools.lru_cache(maxsize=64)

@@ -244,45 +244,10 @@ def test_whole_model_survives_a_file_in_safe_mode(tmp_path):
     )
 
 
-class Holder(keras.Model):
-    """A model that holds its convolution as an attribute."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.convolution = layer
-
-    def build(self, input_shape):
-        self.convolution.build(input_shape)
-
-    def call(self, inputs):
-        return self.convolution(inputs)
-
-
-@pytest.mark.parametrize(
-    "writer, reader", [(FastConv2D, Conv2D), (Conv2D, FastConv2D)]
-)
-def test_files_of_weights_serve_conv2d_too(writer, reader, tmp_path):
-    path = tmp_path / "model.weights.h5"
-    first, second = (
-        Holder(kind(4, 3, bias_initializer="normal"))
-        for kind in (writer, reader)
-    )
-    first.build((None, 9, 8, 3))
-    second.build((None, 9, 8, 3))
-    first.save_weights(path)
-    second.load_weights(path)
-    assert len(first.get_weights()) == 2
-    for loaded, saved in zip(second.get_weights(), first.get_weights()):
-        np.testing.assert_array_equal(loaded, saved)
-    pictures = random_normal(2, 9, 8, 3)
-    expected = to_numpy(first(pictures))
-    assert relative_error(to_numpy(second(pictures)), expected) < 5e-4
-
-
 @pytest.mark.parametrize(
     "source, target", [(FastConv2D, Conv2D), (Conv2D, FastConv2D)]
 )
-def test_files_of_functional_models_serve_conv2d_too(source, target, tmp_path):
+def test_files_of_weights_serve_conv2d_too(source, target, tmp_path):
     models = []
     for kind in (source, target):
         inputs = keras.Input((9, 8, 3))

@@ -1,0 +1,135 @@
+"""Files that are damaged, or made by a stranger, are refused."""
+
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import pytest
+from model_files import (
+    capsnet,
+    dense_model,
+    members_of,
+    message_of,
+    write_members,
+)
+
+from capsnet.models.saving import load_model, save_model
+
+# Zeros, which deflate into a thousandth.
+BOMB = 123_456_789
+
+
+def rewrite(path, old, new):
+    """Changes the one place of a model's config where `old` stands."""
+    members = members_of(path)
+    assert members["config.json"].count(old) == 1
+    members["config.json"] = members["config.json"].replace(old, new)
+    write_members(path, members)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    """The bytes of a file that a network was saved in."""
+    path = tmp_path_factory.mktemp("archive") / "model.keras"
+    save_model(capsnet(seed=1), path, {"flags": {"seed": 3}})
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path, content):
+    (tmp_path / "model.keras").write_bytes(content)
+    return str(tmp_path / "model.keras")
+
+
+def test_model_that_was_packed_again_is_loaded(path):
+    write_members(path, members_of(path), zipfile.ZIP_DEFLATED)
+    assert load_model(path)[1] == {"flags": {"seed": 3}}
+
+
+@pytest.mark.parametrize("damage", ("0.3", "0.6", "cut", "text", "zip"))
+def test_damaged_model_is_refused(path, damage):
+    content = bytearray(Path(path).read_bytes())
+    if damage.startswith("0"):
+        content[int(float(damage) * len(content))] ^= 0xFF
+    Path(path).write_bytes(content[:-100] if damage == "cut" else content)
+    if damage == "text":
+        Path(path).write_text("no model")
+    if damage == "zip":
+        write_members(path, {"note.txt": "no model"})
+    message = message_of(load_model, path)
+    assert "expected a model that capsulenet.py saved" in message
+    assert path in message
+
+
+@pytest.mark.parametrize("claimed", (BOMB, 1000))
+@pytest.mark.parametrize(
+    "bomb", ("run.json", "config.json", "model.weights.h5")
+)
+def test_model_that_would_inflate_is_refused_before_it_does(
+    tmp_path, bomb, claimed
+):
+    path = tmp_path / "model.keras"
+    save_model(dense_model(), path, {"flags": {}})
+    members = {**members_of(path), bomb: bytes(BOMB)}
+    write_members(path, members, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**20
+    # A member may also claim less than it holds.
+    sizes = [struct.pack("<L", size) for size in (BOMB, claimed)]
+    content = path.read_bytes()
+    assert content.count(sizes[0]) == 2
+    path.write_bytes(content.replace(*sizes))
+    del members, content
+    tracemalloc.start()
+    try:
+        message = message_of(load_model, str(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert ("would inflate to 123," in message) == (claimed == BOMB)
+    assert "expected a model that capsulenet.py saved" in message
+    assert peak < 2**23
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (b'"units": 1024', b'"units": 100000000'),
+        (b'"filters": 256', b'"filters": 100000000'),
+        (b'"n_channels": 32', b'"n_channels": 100000000'),
+        (b'"num_capsule": 3', b'"num_capsule": 300000000'),
+        (b'"dim_capsule": 16', b'"dim_capsule": 1600000000'),
+        (b'"input_shape": [null, 512]', b'"input_shape": [null, 51200000000]'),
+    ],
+)
+def test_model_that_describes_more_than_it_holds_is_refused(path, old, new):
+    """Before Keras makes arrays of that size: here of 200 GB and more."""
+    rewrite(path, old, new)
+    message = message_of(load_model, path)
+    assert "describes weights of" in message and "does not hold" in message
+
+
+def test_model_whose_arrays_are_claimed_only_is_refused(path):
+    rewrite(path, b'"units": 1024', b'"units": 100000000')
+    members = members_of(path)
+    name = Path(path).with_name("weights.h5")
+    name.write_bytes(members["model.weights.h5"])
+    with h5py.File(name, "a") as file:
+        # Chunks that are written nowhere: the file is small.
+        shape, chunks = (512, 10**8), (9, 9)
+        file.create_dataset("more", shape, "float32", chunks=chunks)
+    members["model.weights.h5"] = name.read_bytes()
+    write_members(path, members)
+    assert "too small for its weights" in message_of(load_model, path)
+
+
+@pytest.mark.parametrize(
+    "layer", [keras.layers.Lambda(lambda x: 2 * x), keras.layers.LSTM(2)]
+)
+def test_model_of_layers_that_are_not_ours_is_refused(tmp_path, layer):
+    """Code that it carries, too, is named before it is loaded."""
+    path = str(tmp_path / "model.keras")
+    keras.Sequential([keras.layers.Input((3, 2)), layer]).save(path)
+    assert type(layer).__name__ in message_of(load_model, path)
