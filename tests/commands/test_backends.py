@@ -1,9 +1,7 @@
 """The same command trains the same network on every backend."""
 
 import importlib.util
-import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,6 @@ import pytest
 from conftest import write_bars
 
 import utils
-from capsnet.messages import backend, command
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,42 +52,3 @@ def test_first_ten_steps_agree_between_backends(other, tmp_path):
     argv = "--digit", 1, "-w", model, "--save_dir", tmp_path / other
     assert "Test error" in run(other, *argv)
     assert (tmp_path / other / "manipulate-1.png").exists()
-
-
-@pytest.mark.parametrize(
-    "variable, file, expected",
-    (
-        (None, None, "tensorflow"),
-        ("jax", None, "jax"),
-        (None, {"backend": "torch"}, "torch"),
-        ("", {"backend": "jax"}, "jax"),
-        ("tensorflow", {"backend": "jax"}, "tensorflow"),
-        (None, {"floatx": "float32"}, "tensorflow"),
-        (None, [], "tensorflow"),
-    ),
-)
-def test_printed_commands_name_the_backend_that_keras_takes(
-    tmp_path, monkeypatch, variable, file, expected
-):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("KERAS_BACKEND", variable)
-    if file is not None:
-        (tmp_path / "keras.json").write_text(json.dumps(file))
-    assert backend() == expected
-    words = shlex.split(command("capsulenet.py", "-w", tmp_path / "a b"))
-    names = [f"KERAS_BACKEND={expected}", "python"]
-    assert words[: words.index("python") + 1] == (
-        names if expected != "tensorflow" else ["python"]
-    )
-    assert words[-2:] == ["-w", str(tmp_path / "a b")]
-
-
-def test_printed_commands_work_in_any_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    monkeypatch.chdir(ROOT)
-    assert command("capsulenet.py", "-t") == "python capsulenet.py -t"
-    monkeypatch.chdir(tmp_path)
-    script = shlex.split(command("capsulenet.py", "-t"))[1]
-    assert Path(script) == ROOT / "capsulenet.py"

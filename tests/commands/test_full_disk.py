@@ -93,10 +93,11 @@ def check_fault(folder, argv, name, size):
     assert "make room there, or choose another --save_dir" in message
     after = contents(folder)
     for path in before:
-        if path.name.endswith(name):
+        # What tells of a model may be gone, but is never another.
+        gone_is_right = path.name in TESTING
+        if path.name.endswith(name) and (path in after or not gone_is_right):
             assert after[path] == before[path]
     assert not [path for path in after if path.name.startswith(".")]
-    return before, after
 
 
 @pytest.mark.slow
@@ -125,9 +126,7 @@ def test_testing_that_fills_the_disk_keeps_the_old_files(finished, name, size):
     model = folder / "trained_model.keras"
     if not (folder / name).exists():  # A new model's saving removed it.
         assert command(folder, *argv, "-w", model).status == 0
-    before, after = check_fault(folder, [*argv, "-w", model], name, size)
-    # A test without a mistake removes the picture of the mistakes.
-    assert {*before} ^ {*after} <= {Path("mistakes.png")}
+    check_fault(folder, [*argv, "-w", model], name, size)
 
 
 @pytest.mark.slow

@@ -165,21 +165,6 @@ def test_run_that_ctrl_c_stopped_goes_on_with_the_printed_command(
     assert (stopped / "log.csv").read_bytes() == log
 
 
-def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path):
-    process = start(tmp_path)
-    maps = Path(f"/proc/{process.pid}/maps")
-    if not maps.exists():
-        pytest.skip("the system does not tell which libraries are loaded")
-    # NumPy is one of the first, and many come after it.
-    wait_for(process, lambda: "numpy" in maps.read_text())
-    process.send_signal(signal.SIGINT)
-    status, message = end_of(process)
-    assert status == 130
-    assert message.splitlines()[-1] == "capsulenet.py: interrupted"
-    assert "Traceback" not in message
-    assert contents(tmp_path) == {}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ("head", "closed"))
 def test_training_whose_output_nobody_reads_goes_on(tmp_path, tiny, how):

@@ -125,18 +125,10 @@ def test_finished_run_goes_on_to_more_epochs(copy, trained, monkeypatch):
     assert more.record()["epoch"] == 5
 
 
-@pytest.mark.parametrize(
-    "flags, expected",
-    (
-        ("--routings 1", "--routings 3, got 1"),
-        ("--lr 0.1", "--lr 0.001, got 0.1"),
-        ("--epochs 3", "--epochs 4, got 3"),
-    ),
-)
-def test_resume_with_other_flags_is_refused(trained, flags, expected):
+def test_resume_with_another_flag_is_refused(trained):
     before = contents(trained.folder)
-    again = command(trained.folder, "--resume", *flags.split())
-    assert expected in message_of(again)
+    again = command(trained.folder, "--resume", "--lr", 0.1)
+    assert "--lr 0.001, got 0.1" in message_of(again)
     assert contents(trained.folder) == before
 
 
@@ -149,16 +141,6 @@ def test_resume_under_another_backend_is_refused(copy, monkeypatch):
     message = message_of(command(copy, "--resume", "--epochs", 5))
     assert f"started with KERAS_BACKEND={other}, got {backend};" in message
     assert f"put KERAS_BACKEND={other} before the command" in message
-    assert contents(copy) == before
-
-
-def test_damaged_checkpoint_is_refused_and_nothing_overwritten(copy):
-    (weights,) = copy.glob("checkpoint/*.h5")
-    content = weights.read_bytes()
-    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    before = contents(copy)
-    again = command(copy, "--resume", "--epochs", 5)
-    assert "is damaged" in message_of(again)
     assert contents(copy) == before
 
 

@@ -1,9 +1,11 @@
-"""Damaged files of data: what is read of them is right, or it is refused."""
+"""Damaged files: what is read of them is right, or it is refused."""
 
 import gzip
+import json
 import random
 import time
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +13,12 @@ from samples import PARTS, random_pictures, write_idx, write_npz
 
 from capsnet.data.pictures import MAX_UNPROVEN_PIXELS, read_picture
 from capsnet.data.sources import load
+from capsnet.files import read_state
 from capsnet.messages import UserError
+from capsnet.models.saving import load_model, save_model
+from capsnet.training import checkpoints
+
+CHECKPOINT = ("state.json", "epoch-0001.weights.h5")
 
 
 def damage(content, rng):
@@ -27,7 +34,7 @@ def damage(content, rng):
 
 
 def has_checksums(suffix):
-    return suffix in ("npz", "npz compressed", "idx gz", "png")
+    return suffix not in ("idx", "jpg", "bmp", "gif", "tif", "webp")
 
 
 def read(path, suffix):
@@ -35,6 +42,11 @@ def read(path, suffix):
     if suffix.startswith(("npz", "idx")):
         dataset = load(path if suffix.startswith("npz") else path.parent)
         return [getattr(dataset, part) for part in PARTS]
+    if suffix == "keras":
+        model, record = load_model(str(path))
+        return [*model.get_weights(), np.array(json.dumps(record))]
+    if suffix in CHECKPOINT:
+        return [np.array(json.dumps(read_state(path.parent.parent)))]
     return [read_picture(path, None, None)]
 
 
@@ -46,6 +58,17 @@ def write(folder, suffix):
         pack = gzip.compress if suffix == "idx gz" else bytes
         return sorted(write_idx(folder, pack=pack).iterdir())
     path = folder / f"a.{suffix}"
+    if suffix == "keras" or suffix in CHECKPOINT:
+        layers = [keras.layers.Input((30,)), keras.layers.Dense(30)]
+        model = keras.Sequential(layers)
+        model.compile("adam", "mse")
+        model.optimizer.build(model.trainable_variables)
+        if suffix == "keras":
+            save_model(model, path, {"class_names": ["a", "b"]})
+            return [path]
+        state = {"epochs_done": 1, "flags": {"epochs": 3, "lr": 0.001}}
+        checkpoints.keep(folder, model, state)
+        return [folder / "checkpoint" / suffix]
     Image.fromarray(random_pictures(1, (9, 8, 3))[0]).save(path)
     return [path]
 
@@ -76,7 +99,8 @@ def check_damaged(folder, suffix, rounds):
     return refused
 
 
-KINDS = "npz,npz compressed,idx,idx gz,png,jpg,bmp,gif,tif,webp".split(",")
+KINDS = "npz,npz compressed,idx,idx gz,png,jpg,bmp,gif,tif,webp,keras"
+KINDS = (*KINDS.split(","), *CHECKPOINT)
 
 
 @pytest.mark.filterwarnings("ignore")
