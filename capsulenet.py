@@ -243,13 +243,12 @@ def train(
     """
     train_model, eval_model, _ = models
     record = dict(record or {})
-    decoder = "decoder" in eval_model.output
     batch = functools.partial(
         ShiftedBatches,
         n_class=len(data.class_names),
         batch_size=batch_size,
         replicas=replicas,
-        decoder=decoder,
+        decoder="decoder" in eval_model.output,
     )
     batches = batch(
         data.x_train,
@@ -272,34 +271,21 @@ def train(
         state = {**resumed, "flags": record.get("flags", {})}
     else:
         checkpoints.begin(save_dir)
-    done_before = state["epochs_done"]
     swap = keras.callbacks.SwapEMAWeights() if ema else None
-    chooses = validation is not None
     keeper = callbacks.Keeper(
-        save_dir, eval_model, record, state, chooses, swap
+        save_dir, eval_model, record, state, validation is not None, swap
     )
-    watchers = [
-        callbacks.EpochClock(batches, state["seconds_per_epoch"]),
-        *([swap] if swap else []),
-        callbacks.TestError(eval_model, data.x_test, data.y_test, swap),
-        callbacks.Log(save_dir, decoder, chooses, append=bool(resumed)),
-        keeper,
-    ]
-    if debug:
-        folder = os.path.join(save_dir, "tensorboard")
-        watchers += [keras.callbacks.TensorBoard(folder, histogram_freq=1)]
     history = train_model.fit(
         pipeline(batches),
         epochs=epochs,
-        initial_epoch=done_before,
-        validation_data=pipeline(batch(*validation)) if chooses else None,
-        callbacks=watchers,
+        initial_epoch=state["epochs_done"],
+        validation_data=validation and pipeline(batch(*validation)),
+        callbacks=callbacks.around(keeper, batches, data, debug),
         shuffle=False,
         verbose=verbose,
     )
-    if not chooses and (done_before < epochs or not keeper.has_saved()):
-        keeper.save(keeper.kept())
-    record.update(keeper.kept(), seconds_per_epoch=state["seconds_per_epoch"])
+    kept, seconds = keeper.finish(), state["seconds_per_epoch"]
+    record.update(kept, seconds_per_epoch=seconds)
     checkpoints.finish(save_dir, record)
     return history, record
 

@@ -66,15 +66,5 @@ def lengths_model(eval_model):
 def predict(model, x, batch_size=PREDICT_BATCH):
     """`model.predict` for uint8 pictures, in large batches."""
     labels = np.zeros(len(x), dtype="int64")
-    batches = ShiftedBatches(
-<<<<<<< HEAD
-        x,
-        np.zeros(len(x), dtype="int64"),
-        n_class=1,
-        batch_size=batch_size,
-        decoder=False,
-=======
-        x, labels, 1, batch_size, label_input=False, decoder=False
->>>>>>> models
-    )
+    batches = ShiftedBatches(x, labels, 1, batch_size, decoder=False)
     return model.predict(pipeline(batches), verbose=0)

@@ -129,8 +129,10 @@ class Keeper(keras.callbacks.Callback):
         self.state = state
         self.choose = choose
         self.swap = swap
+        self.has_trained = False
 
     def on_epoch_end(self, epoch, logs=None):
+        self.has_trained = True
         if self.choose:
             # The highest accuracy; of several the one with the lowest loss.
             score = [logs["val_capsnet_accuracy"], -logs["val_loss"]]
@@ -154,8 +156,13 @@ class Keeper(keras.callbacks.Callback):
             "test_error": float(log["test_error"][-1]),
         }
 
-    def has_saved(self):
-        return os.path.exists(os.path.join(self.save_dir, MODEL))
+    def finish(self):
+        """Saves the last epoch's model where it is kept; returns `kept`."""
+        path = os.path.join(self.save_dir, MODEL)
+        # A finished run that is resumed has its model already.
+        if not self.choose and (self.has_trained or not os.path.exists(path)):
+            self.save(self.kept())
+        return self.kept()
 
     def save(self, figures):
         """Saves the model; what tells of an old one goes."""
@@ -163,6 +170,31 @@ class Keeper(keras.callbacks.Callback):
         path = os.path.join(self.save_dir, MODEL)
         with averaged(self.swap):
             save_model(self.eval_model, path, {**self.record, **figures})
+
+
+def around(keeper, batches, data, debug=False):
+    """All callbacks of a training, in the order in which they are called.
+
+    Args:
+        keeper: A `Keeper`.
+        batches: The training's `ShiftedBatches`.
+        data: A `sources.Dataset`; its test part is tested.
+        debug: Whether TensorBoard's logs are written.
+    """
+    save_dir, state, swap = keeper.save_dir, keeper.state, keeper.swap
+    decoder = "decoder" in keeper.eval_model.output
+    goes_on = state["epochs_done"] > 0
+    watchers = [
+        EpochClock(batches, state["seconds_per_epoch"]),
+        *([swap] if swap else []),
+        TestError(keeper.eval_model, data.x_test, data.y_test, swap),
+        Log(save_dir, decoder, keeper.choose, append=goes_on),
+        keeper,
+    ]
+    if debug:
+        folder = os.path.join(save_dir, "tensorboard")
+        watchers.append(keras.callbacks.TensorBoard(folder, histogram_freq=1))
+    return watchers
 
 
 @contextlib.contextmanager
