@@ -1,0 +1,77 @@
+"""CapsNet at any size of picture, and the weight of a class in its loss."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import bars
+
+import capsulenet
+from capsnet.data.batches import ShiftedBatches, balanced_weights
+from capsnet.models.inference import predict
+
+
+@pytest.mark.parametrize(
+    "shape, n_class",
+    [
+        ((12, 12, 1), 2),
+        ((13, 13, 3), 12),
+        ((17, 17, 4), 2),
+        ((21, 21, 1), 12),
+        ((12, 30, 3), 2),
+        ((40, 15, 1), 2),
+    ],
+)
+def test_small_sizes_train(shape, n_class):
+    keras.utils.set_random_seed(0)
+    x, _ = bars(2 * n_class, shape, n_class=2)
+    batches = ShiftedBatches(x, np.arange(len(x)) % n_class, n_class, len(x))
+    train_model, _, _ = capsulenet.CapsNet(shape, n_class, routings=2)
+    capsulenet.compile_model(train_model, 0.001, 0.4)
+    losses = [train_model.train_on_batch(*batches[0])[0] for _ in range(3)]
+    # The third step may be too long: Adam's are, at the start.
+    assert np.isfinite(losses).all() and min(losses[1:]) < losses[0]
+    assert train_model.output["decoder"].shape[1:] == shape
+
+
+@pytest.mark.parametrize(
+    "shape, n_class",
+    [
+        ((28, 28, 4), 12),
+        ((32, 32, 3), 2),
+        ((36, 36, 1), 2),
+        ((48, 48, 3), 2),
+        ((64, 64, 4), 2),
+        ((64, 20, 3), 2),
+    ],
+)
+def test_larger_sizes_predict(shape, n_class):
+    _, eval_model, _ = capsulenet.CapsNet(shape, n_class)
+    x = np.zeros((2, *shape), "uint8")
+    outputs = predict(eval_model, x)
+    assert outputs["capsnet"].shape == (2, n_class)
+    assert outputs["decoder"].shape == x.shape
+
+
+def test_class_weights_reach_the_class_loss_alone():
+    x, _ = bars(4, (12, 12, 1))
+    y = np.array([0, 0, 0, 1])
+    train_model, _, _ = capsulenet.CapsNet((12, 12, 1), 2)
+    capsulenet.compile_model(train_model, 0.001, 0.5)
+    weights = balanced_weights(y, 2)
+    batches = ShiftedBatches(x, y, 2, 4, class_weight=weights)
+    inputs, targets, _ = batches[0]
+    predictions = train_model.predict(inputs, verbose=0)
+    # By hand: Eq. 4 for each picture, times n / (n_class * count).
+    margin = []
+    for label, lengths in zip(targets["capsnet"], predictions["capsnet"]):
+        present = label * np.maximum(0, 0.9 - lengths) ** 2
+        absent = (1 - label) * np.maximum(0, lengths - 0.1) ** 2
+        margin.append(np.sum(present + 0.5 * absent))
+    by_hand = np.mean(np.array([2 / 3, 2 / 3, 2 / 3, 2]) * margin)
+    error = np.mean((predictions["decoder"] - targets["decoder"]) ** 2)
+    figures = train_model.evaluate(batches, verbose=0, return_dict=True)
+    np.testing.assert_allclose(figures["capsnet_loss"], by_hand, rtol=1e-5)
+    np.testing.assert_allclose(figures["decoder_loss"], error, rtol=1e-5)
+    np.testing.assert_allclose(
+        figures["loss"], by_hand + 0.5 * error, rtol=1e-5
+    )
