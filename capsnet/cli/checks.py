@@ -221,7 +221,7 @@ def check_export(args):
     if target.endswith(OTHER_FORMATS):
         raise UserError(
             f"--export expects a folder or a .keras file, got {target!r}, a "
-            "format that it does not write; the README names a way to ONNX"
+            "format that it does not write; for ONNX see Keras's model.export"
         )
     empty = os.path.isdir(target) and not os.listdir(target)
     to_file = target.endswith(".keras")
