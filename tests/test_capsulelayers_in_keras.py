@@ -75,6 +75,16 @@ def test_config_round_trip_keeps_every_argument(name):
     )
 
 
+def test_config_holds_the_initializers():
+    primary, capsules = (
+        LAYERS[name]().get_config() for name in ("primarycap", "capsules")
+    )
+    assert primary["kernel_initializer"]["config"]["stddev"] == 0.3
+    assert capsules["kernel_initializer"]["config"] == {"seed": 3}
+    for config in (primary, capsules):
+        assert config["bias_initializer"]["config"]["value"] == 0.1
+
+
 @each_layer
 def test_symbolic_and_eager_shapes_agree(name):
     inputs, expected = random_inputs(name, 2), OUTPUT_SHAPES[name]

@@ -110,7 +110,7 @@ def test_gradients_go_through_all_routing_rounds(use_bias):
 
     def loss(inputs, *variables):
         outputs, _ = layer.stateless_call(list(variables), [], inputs[None])
-        return ops.sum(outputs[0] * weights)
+        return ops.sum(outputs[0] * ops.convert_to_tensor(weights))
 
     def reference(inputs, kernel, bias=None):
         outputs, _ = reference_routing(inputs, kernel, 3, bias)
@@ -212,7 +212,8 @@ def test_three_capsule_layers_in_a_row_learn():
 def test_coupling_of_large_logits():
     # exp(1000) overflows; three output capsules, one picture, two inputs.
     logits = np.array([[[1000.0, -1e4]], [[999.0, 0.0]], [[-1e4, 0.0]]])
-    coupling = np.asarray(couple(logits.astype("float32")))
+    logits = ops.convert_to_tensor(logits.astype("float32"))
+    coupling = to_numpy(couple(logits))
     e = np.exp(1.0)
     expected = [[[e / (e + 1), 0.0]], [[1 / (e + 1), 0.5]], [[0.0, 0.5]]]
     np.testing.assert_allclose(coupling, expected, atol=1e-6)

@@ -162,7 +162,7 @@ def test_decoder_sees_the_longest_capsule_or_the_labelled_one(models):
 
 @pytest.mark.parametrize(
     "shape, n_class",
-    [((12, 12, 1), 2), ((13, 13, 3), 12), ((12, 30, 4), 2), ((64, 20, 3), 2)],
+    [((12, 13, 3), 12), ((64, 20, 4), 2)],
 )
 def test_pictures_of_any_size_train(shape, n_class):
     keras.utils.set_random_seed(0)
@@ -209,25 +209,6 @@ def test_reconstruction_weighs_as_in_the_paper(
 ):
     weight = reconstruction_weight(lam_recon, shape, n_class)
     assert weight == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("lam_recon", ("classic", "authors"))
-def test_loss_is_the_classic_or_a_multiple_of_the_authors_one(
-    models, lam_recon
-):
-    """The authors halve Eq. 4 and average it over the classes."""
-    weight = reconstruction_weight(lam_recon, SHAPE, N_CLASS)
-    factor = 1 if lam_recon == "classic" else 2 * N_CLASS
-    generator = np.random.default_rng(0)
-    x = generator.uniform(size=(4, *SHAPE)).astype("float32")
-    label = np.eye(N_CLASS, dtype="float32")[[1, 0, 2, 2]]
-    outputs = models[0].predict({"image": x, "label": label}, verbose=0)
-    squares = np.sum((x.astype("float64") - outputs["decoder"]) ** 2)
-    margins = sum(map(margin, label, outputs["capsnet"].astype("float64")))
-    ours = margins / 4 + weight * np.mean((x - outputs["decoder"]) ** 2)
-    # The authors' total, so multiplied, is our loss: the same gradient.
-    total = (margins / factor + 0.0005 * squares) / 4
-    assert ours == pytest.approx(factor * total, rel=1e-4)
 
 
 # What they begin with
