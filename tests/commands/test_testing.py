@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import write_bars
+from conftest import real_data, write_bars
 from PIL import Image
 from running import command, contents, lengths_of, message_of, run
 
@@ -133,3 +133,11 @@ def test_models_of_others_are_refused(tmp_path, trained, data, kind):
         message = message_of(run(*argv, "-w", path))
         assert str(path) in message and "that capsulenet.py saved" in message
     assert contents(tmp_path / "run") == {} and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_model_of_an_older_version_makes_the_errors_of_the_readme(tmp_path):
+    model = Path(__file__).parents[2] / "result" / "mnist" / "v4.keras"
+    argv = "-t", "-w", model, "--dataset", real_data("mnist")
+    figures = command(tmp_path, *argv).figures()
+    assert (figures["mistakes"], figures["pictures"]) == (43, 10_000)
