@@ -1,5 +1,6 @@
 """Training on several devices, with a CPU that is split into two."""
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -93,11 +94,13 @@ def test_test_error_is_shown_after_every_epoch(runs):
 
 
 def test_interrupted_run_is_told_to_go_on_with_its_devices(tmp_path):
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "state.json").touch()
     argv = [*map(str, TWO), "--save_dir", str(tmp_path)]
     task = settings.read(checks.parse_args(argv, multi_gpu=True))
-    message = telling.interrupted(task)
+    # A task that goes on has a checkpoint.
+    arguments = {**task.arguments, "resumed": {}}
+    message = telling.interrupted(
+        dataclasses.replace(task, arguments=arguments)
+    )
     flags = f"--resume --save_dir {tmp_path} --device cpu --gpus 2"
     assert message.endswith(f"capsulenet-multi-gpu.py {flags}")
 
