@@ -96,7 +96,9 @@ def outlive_reader():
         if getattr(sys, name) is None:
             # Or the first files that are opened would take its place, and
             # what libraries say would be written into them.
-            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))
+            null = os.open(os.devnull, os.O_RDWR)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(null, mode, closefd=False))
     out = sys.stdout
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(Unread(1, "wb", closefd=False)),
