@@ -18,7 +18,6 @@ where `--save_dir` is given, else nothing.
 """
 
 import functools
-import os
 import sys
 
 from capsnet.cli import checks
@@ -35,7 +34,7 @@ import utils
 from capsnet.cli import commands
 from capsnet.data.batches import ShiftedBatches, max_shift, pipeline
 from capsnet.evaluation import figures
-from capsnet.files import whole_file, write_json
+from capsnet.files import whole_file
 from capsnet.models import geometry, networks
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.inference import lengths_model, predict
@@ -314,8 +313,7 @@ def test(eval_models, data, save_dir, weights=()):
         "weights": list(weights),
         **figures.test_figures(confusion, data.class_names),
     }
-    figures.drop_test(save_dir, weights)
-    write_json(os.path.join(save_dir, "test.json"), counts)
+    figures.replace_test(save_dir, counts)
     figures.draw_test(eval_models[0], data, lengths, confusion, save_dir)
     return counts
 

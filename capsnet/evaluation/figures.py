@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 import utils
-from capsnet.files import remove, whole_file
+from capsnet.files import remove, whole_file, write_json
 from capsnet.messages import shorten
 from capsnet.models.inference import predict
 
@@ -17,22 +17,23 @@ SHOWN = 50
 TEST_FILES = "test.json confusion.png mistakes.png real_and_recon.png".split()
 
 
-def drop_test(save_dir, weights):
-    """Removes an earlier test, so that none of it passes for the next one's.
+def replace_test(save_dir, counts):
+    """Writes `test.json`, and removes the pictures of an earlier test.
 
-    The pictures of `--digit` stay if `weights`, the files that are tested
-    next, begin with the same model.
+    None of it must pass for the new one's. The pictures of `--digit` stay if
+    the files in `counts["weights"]` begin with the same model.
     """
     path = os.path.join(save_dir, TEST_FILES[0])
     try:
         with open(path, encoding="utf-8") as file:
             tested = json.load(file)["weights"][0]
-        is_same = os.path.samefile(tested, weights[0])
+        is_same = os.path.samefile(tested, counts["weights"][0])
         is_newer = os.path.getmtime(path) >= os.path.getmtime(tested)
     except (OSError, ValueError, LookupError, TypeError):
         is_same = is_newer = False  # No test, or it does not tell of what.
     drawn = [] if is_same and is_newer else ["manipulate-*.png"]
-    remove(save_dir, (*TEST_FILES, *drawn))
+    write_json(path, counts)
+    remove(save_dir, (*TEST_FILES[1:], *drawn))
 
 
 def manipulation_path(save_dir, class_names, class_number):

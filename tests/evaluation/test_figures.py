@@ -14,8 +14,8 @@ import utils
 from capsnet.data.sources import Dataset
 from capsnet.evaluation.figures import (
     TEST_FILES,
-    drop_test,
     manipulation_path,
+    replace_test,
     spread,
     worst_classes,
 )
@@ -166,13 +166,14 @@ def tested(tmp_path):
 def test_only_pictures_of_the_same_model_outlive_a_test(tested, spoil, kept):
     assert time.time() < 2e9
     spoil(tested)
-    drop_test(str(tested), [str(tested / "model.keras")])
-    assert sorted(os.listdir(tested)) == [*kept, "mine.png", "model.keras"]
+    replace_test(str(tested), {"weights": [str(tested / "model.keras")]})
+    left = [*kept, "mine.png", "model.keras", "test.json"]
+    assert sorted(os.listdir(tested)) == left
 
 
 def test_pictures_of_another_model_go_with_its_test(tested):
     other = tested / "other.keras"
     other.write_bytes(b"")
-    drop_test(str(tested), [str(other)])
-    left = ["mine.png", "model.keras", "other.keras"]
+    replace_test(str(tested), {"weights": [str(other)]})
+    left = ["mine.png", "model.keras", "other.keras", "test.json"]
     assert sorted(os.listdir(tested)) == left
