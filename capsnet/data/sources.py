@@ -83,28 +83,22 @@ def load(
         UserError: If the data set is missing, broken or not usable.
     """
     name = str(name)
-    path = os.path.expanduser(name)
-    class_names, notes = None, []
+    fraction = test_fraction or TEST_FRACTION
+    channels = 1 if grayscale else None
     try:
-        kind = _kind(name, path)
+        kind = _kind(name)
         if test_fraction is not None:
-            _check_test_fraction(name, path, kind, test_fraction)
+            _check_test_fraction(name, kind, test_fraction)
         if kind == "pictures":
             parts, class_names, notes = load_pictures(
-                Path(path),
+                Path(name).expanduser(),
                 image_size,
-                1 if grayscale else None,
-                test_fraction or TEST_FRACTION,
+                channels,
+                fraction,
                 skip_unreadable,
             )
-        elif kind == "idx":
-            parts = load_idx(path)
-        elif kind == "npz":
-            parts, class_names = load_npz(path)
-        elif kind == "digits":
-            parts, class_names = draw_digits(seed), DIGIT_NAMES
         else:
-            parts, class_names = _load_keras(name), KERAS_DATASETS[name]
+            (parts, class_names), notes = _load_arrays(name, kind, seed), []
         pictures, labels = check_parts(name, *parts)
         labels, class_names = index_labels(name, *labels, class_names)
         x_train, x_test = (adapt(x, image_size, grayscale) for x in pictures)
@@ -119,9 +113,20 @@ def load(
             f"{str(error.filename or name)!r} ({error.strerror or error}): "
             "check the permissions and the disk"
         ) from None
-    return Dataset(
-        x_train, labels[0], x_test, labels[1], class_names, name, notes
-    )
+    y_train, y_test = labels
+    return Dataset(x_train, y_train, x_test, y_test, class_names, name, notes)
+
+
+def _load_arrays(name, kind, seed):
+    """Both parts as pictures and labels, and class names or `None`."""
+    path = os.path.expanduser(name)
+    if kind == "idx":
+        return load_idx(path), None
+    if kind == "npz":
+        return load_npz(path)
+    if kind == "digits":
+        return draw_digits(seed), DIGIT_NAMES
+    return _load_keras(name), KERAS_DATASETS[name]
 
 
 def hold_out(dataset, fraction, seed):
@@ -167,8 +172,9 @@ def reorder(dataset, class_names):
     )
 
 
-def _kind(name, path):
+def _kind(name):
     """One of `BUILT_IN`, or what a path holds: "idx", "pictures", "npz"."""
+    path = os.path.expanduser(name)
     if name in BUILT_IN:
         return name
     if os.path.isdir(path):
@@ -181,8 +187,9 @@ def _kind(name, path):
     )
 
 
-def _check_test_fraction(name, path, kind, test_fraction):
-    is_one_part = kind == "pictures" and not has_parts(Path(path))
+def _check_test_fraction(name, kind, test_fraction):
+    folder = Path(name).expanduser()
+    is_one_part = kind == "pictures" and not has_parts(folder)
     if not (is_one_part and 0 < test_fraction < 1):
         raise UserError(
             "expected --test_fraction between 0 and 1, with a folder of "
