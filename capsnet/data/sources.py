@@ -84,7 +84,6 @@ def load(
     """
     name = str(name)
     fraction = test_fraction or TEST_FRACTION
-    channels = 1 if grayscale else None
     try:
         kind = _kind(name)
         if test_fraction is not None:
@@ -93,7 +92,7 @@ def load(
             parts, class_names, notes = load_pictures(
                 Path(name).expanduser(),
                 image_size,
-                channels,
+                1 if grayscale else None,
                 fraction,
                 skip_unreadable,
             )
