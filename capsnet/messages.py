@@ -91,7 +91,10 @@ class Unread(io.FileIO):
 
 
 def outlive_reader():
-    """Lets a command go on to its end when nobody reads its output."""
+    """Lets a command go on to its end when nobody reads its output.
+
+    Its lines come at once, in order with those of standard error.
+    """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             # Or the first files that are opened would take its place, and
@@ -104,5 +107,5 @@ def outlive_reader():
         io.BufferedWriter(Unread(1, "wb", closefd=False)),
         out.encoding,
         out.errors,
-        line_buffering=out.isatty(),
+        line_buffering=True,
     )
