@@ -21,8 +21,10 @@ def test_error_is_one_line_whatever_the_file_is_called():
 @pytest.mark.parametrize(
     "received, expected",
     (
+        (messages.counted(0, "picture"), "0 pictures"),
         (messages.counted(1, "picture"), "1 picture"),
         (messages.listed("abcd", most=2), "a, b and 2 more"),
+        (messages.listed("ab", most=2), "a, b"),
         (messages.shorten("abcd", 3), "ab…"),
         (messages.printable("a\x1bb\nü"), "a?b?ü"),
         (messages.cross((28, 28, 1)), "28x28x1"),

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,13 @@ def test_small_sets_have_small_batches_unless_the_size_is_known(
     args.resumed, args.resume = resumed, resumed is not None
     task = settings.read(args)
     assert task.batch_size(pictures, replicas) == expected
+
+
+def test_last_batch_is_a_step_whatever_is_left_for_it(capsys):
+    data = SimpleNamespace(x_train=range(41))
+    assert telling.tell_choices(read(""), data, None, replicas=1) == 10
+    expected = "Batches of 10, not 100, for 41 training pictures: 5 steps an"
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

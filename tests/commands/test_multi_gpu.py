@@ -144,7 +144,10 @@ def test_run_of_two_devices_is_tested_and_resumed(runs):
 
 
 @tensorflow_only
-def test_more_gpus_than_there_are_is_refused(capsys, tmp_path):
+@pytest.mark.parametrize(
+    "argv, asked", [(["--gpus", "99"], "99 GPUs"), ([], "all GPUs")]
+)
+def test_more_gpus_than_there_are_is_refused(capsys, tmp_path, argv, asked):
     import tensorflow as tf
 
     # The script as a module; its name is none that `import` takes.
@@ -152,10 +155,12 @@ def test_more_gpus_than_there_are_is_refused(capsys, tmp_path):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     found = len(tf.config.list_physical_devices("GPU"))
-    status = script.main(["--gpus", "99", "--save_dir", str(tmp_path)])
+    if found and not argv:
+        pytest.skip("there is a GPU, so all of them are enough")
+    status = script.main([*argv, "--save_dir", str(tmp_path)])
     message = capsys.readouterr().err
     assert status == 2 and message.count("\n") == 1
-    assert "99 GPUs" in message and f"sees {found};" in message
+    assert f"for {asked}," in message and f"sees {found};" in message
     assert "--device cpu" in message
     assert list(tmp_path.iterdir()) == []
 

@@ -74,6 +74,7 @@ def test_record_says_how_the_model_came_about(trained, data):
     assert (flags["seed"], flags["epochs"], flags["batch_size"]) == (0, 4, 20)
     assert record["class_names"] == ["0", "1", "2"]
     assert record["input_shape"] == list(SHAPE)
+    assert record["input_range"] == [0, 1]
     assert record["lam_recon"] == pytest.approx(0.0005 * 17 * 17)
     environment = record["environment"]
     assert environment["versions"]["keras"] == keras.__version__
@@ -327,6 +328,8 @@ def test_recipe_paper_is_printed_recorded_and_followed(tmp_path, data):
     expected = [0.001 * 0.96 ** (epoch / 2) for epoch in range(3)]
     rates = done.log()["learning_rate"]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    # The sixth step comes after five.
+    assert f"in the last step {0.001 * 0.96 ** (5 / 4):.3g}\n" in done.out
     bias = weights_of(done.model())["digitcaps/bias"]
     np.testing.assert_allclose(bias, 0.1, atol=0.02)
     assert done.model().get_layer("primarycap").scale == 1 / 32

@@ -197,6 +197,7 @@ def test_parts_up_to_1_and_up_to_255_are_scaled_or_refused(
         ({"x_train": np.full(X.shape, np.nan)}, "nan"),
         ({"x_train": X + np.inf}, "inf"),
         ({"x_train": X.astype(int) * 300}, "from 0 to 255"),
+        ({"x_train": np.full(X.shape, 256)}, "from 0 to 255"),
         ({"x_train": -X.astype(float)}, "from 0 to 255"),
         ({"x_train": X.astype(complex)}, "complex128"),
         ({"x_train": X.astype("U3")}, "expected numbers in x_train"),

@@ -103,6 +103,14 @@ def test_damaged_pictures_are_broken(tmp_path):
     assert str(path) in message and "broken or no picture" in message
 
 
+def test_wrong_checksum_makes_a_picture_broken(tmp_path):
+    path = save_picture(tmp_path / "0.png", random_pictures(1)[0])
+    content = bytearray(path.read_bytes())
+    content[-13] ^= 1  # The end of the pixels' checksum; 12 bytes follow.
+    path.write_bytes(content)
+    assert "broken or no picture" in message_of(read_picture, path, None, 1)
+
+
 def test_a_picture_that_is_not_there_is_named(tmp_path):
     path = tmp_path / "0.png"
     assert "No such file" in message_of(read_picture, path, None, 1)

@@ -1,5 +1,6 @@
 """Files that are damaged, or made by a stranger, are refused."""
 
+import json
 import struct
 import tracemalloc
 import zipfile
@@ -16,6 +17,7 @@ from model_files import (
     write_members,
 )
 
+from capsnet.models import saving
 from capsnet.models.saving import load_model, save_model
 
 # Zeros, which deflate into a thousandth.
@@ -111,6 +113,18 @@ def test_model_that_describes_more_than_it_holds_is_refused(path, old, new):
     assert "describes weights of" in message and "does not hold" in message
 
 
+@pytest.mark.parametrize("name", ["Conv2D", "PrimaryCap", "CapsuleLayer"])
+def test_each_layer_needs_a_kernel_of_its_own(path, name):
+    """Or one kernel would answer for any number of layers."""
+    members = members_of(path)
+    config = json.loads(members["config.json"])
+    layers = config["config"]["layers"]
+    layers += [layer for layer in layers if layer["class_name"] == name]
+    members["config.json"] = json.dumps(config)
+    write_members(path, members)
+    assert "does not hold" in message_of(load_model, path)
+
+
 def test_model_whose_arrays_are_claimed_only_is_refused(path):
     rewrite(path, b'"units": 1024', b'"units": 100000000')
     members = members_of(path)
@@ -133,3 +147,11 @@ def test_model_of_layers_that_are_not_ours_is_refused(tmp_path, layer):
     path = str(tmp_path / "model.keras")
     keras.Sequential([keras.layers.Input((3, 2)), layer]).save(path)
     assert type(layer).__name__ in message_of(load_model, path)
+
+
+def test_code_is_refused_by_keras_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "check_archive", lambda archive, path: None)
+    path = str(tmp_path / "model.keras")
+    layer = keras.layers.Lambda(lambda x: 2 * x)
+    keras.Sequential([keras.layers.Input((3,)), layer]).save(path)
+    assert "cannot load" in message_of(load_model, path)

@@ -11,7 +11,7 @@ from numerics import gradients, random_normal, relative_error, to_numpy
 
 from capsnet.devices import runs_on_cpu
 from capsnet.models.fastconv import FastConv2D, fast_convolution
-from capsnet.models.toomcook import AxisPlan
+from capsnet.models.toomcook import AxisPlan, saving
 
 # CapsNet's layers: size, kernel, strides, padding, channels, filters.
 CONV1 = (28, 28), (9, 9), (1, 1), "valid", 1, 256
@@ -131,6 +131,8 @@ def test_odd_padding_is_laid_where_conv2d_lays_it(size):
 def test_auto_is_fast_on_a_cpu_where_it_saves_half():
     assert chosen(PRIMARY) and not chosen(PRIMARY, method="direct")
     assert not chosen(CONV1) and chosen(CONV1, method="fast")
+    nearly_half = (12, 12), (5, 5), (2, 2), "valid", 64, 64
+    assert 1.8 < saving(*nearly_half) < 2 and not chosen(nearly_half)
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
@@ -152,8 +154,8 @@ def test_auto_is_direct_where_a_gpu_is_visible(gpu, monkeypatch):
     for part in path:
         module = getattr(module, part)
     monkeypatch.setattr(module, function, lambda *_: answer)
-    assert runs_on_cpu() is not gpu
-    assert chosen(PRIMARY) is not gpu
+    assert runs_on_cpu() == (not gpu)
+    assert chosen(PRIMARY) == (not gpu)
     assert chosen(PRIMARY, method="fast")
 
 

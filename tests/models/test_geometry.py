@@ -65,6 +65,8 @@ def test_tiny_pictures_with_all_four_numbers_given():
     "given, advice",
     [
         ({"conv_kernel": 29}, "lower --conv_kernel"),
+        ({"conv_kernel": (28, 29)}, "lower --conv_kernel"),
+        ({"conv_kernel": (29, 28)}, "lower --conv_kernel"),
         ({"primary_kernel": 21}, "lower --primary_kernel, --conv_kernel or"),
         ({"conv_strides": 3}, "lower --primary_kernel, --conv_kernel or"),
     ],

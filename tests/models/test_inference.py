@@ -32,9 +32,10 @@ def test_predictor_predicts_as_its_model_whatever_its_weights_become():
             assert relative_error(received[name], values) < 1e-4
         seen.append(received["sum"])
     assert not np.allclose(*seen)
-    # The model by itself transforms its kernels again.
+    # The model by itself transforms its kernels again, traced or not.
     model.set_weights([0 * w for w in model.get_weights()])
     assert not np.any(model.predict(pictures, verbose=0)["sum"])
+    assert not np.any(ops.convert_to_numpy(model(pictures)["sum"]))
 
 
 class Counted(FastConv2D):
