@@ -31,6 +31,7 @@ import processes
 import runner
 
 from capsnet.files import whole_file
+from capsnet.messages import counted
 
 VERSIONS = {
     "v1": ("-r", "1", "--lam_recon", "0"),
@@ -143,7 +144,7 @@ def commands(lines):
 def unfinished(runs):
     """A line that names the runs that are not done, if there are any."""
     named = [
-        f"{run.folder.name} ({len(run.log)} epochs done)"
+        f"{run.folder.name} ({counted(len(run.log), 'epoch')} done)"
         for run in runs
         if not run.record
     ]

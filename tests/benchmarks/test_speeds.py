@@ -16,6 +16,8 @@ import speed
 
 from capsnet.messages import UserError
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BACKEND = keras.backend.backend()
 SUFFIX = "" if BACKEND == "tensorflow" else f"-{BACKEND}"

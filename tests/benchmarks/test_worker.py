@@ -10,6 +10,8 @@ from classic import ClassicCapsNet
 from capsnet.messages import UserError
 from capsulenet import CapsNet, compile_model
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 SHAPE, N_CLASS = (20, 20, 1), 3
 SPEC = {**worker.DEFAULTS, "size": 20, "n_class": N_CLASS, "batch_size": 4}
 

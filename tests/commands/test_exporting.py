@@ -16,6 +16,8 @@ from capsnet.models.networks import Baseline
 from capsnet.models.saving import load_model, save_model
 from capsulenet import CapsNet, compile_model
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 ROOT = Path(__file__).parents[2]
 # Prints of each model what it is, and whether the script was imported.
 LOAD = """

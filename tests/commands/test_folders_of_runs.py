@@ -10,6 +10,8 @@ from running import command, contents, message_of, train
 from capsnet.files import state_sha256
 from capsnet.training import callbacks, checkpoints
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 
 def stop(*args, **kwargs):
     raise KeyboardInterrupt

@@ -14,6 +14,8 @@ import capsulenet
 from capsnet.data.sources import load
 from capsnet.models.networks import attach
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 
 @pytest.fixture
 def manipulate_model(trained):

@@ -15,6 +15,8 @@ from running import SHAPE, Run, command, message_of, weights_of
 
 from capsnet.cli import checks, settings, telling
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 SCRIPT = Path(__file__).parents[2] / "capsulenet-multi-gpu.py"
 TWO = ("--gpus", 2, "--device", "cpu")
 

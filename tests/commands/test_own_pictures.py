@@ -9,6 +9,8 @@ from running import message_of, run
 
 from capsnet.models.saving import load_model
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 # The smallest network that trains: few weights, so little time.
 SMALL = (
     "--epochs 1 --batch_size 6 --conv_kernel 3 --conv_strides 2 "

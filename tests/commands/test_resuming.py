@@ -21,6 +21,8 @@ from running import (
 from capsnet.files import read_state, state_sha256
 from capsnet.training import callbacks
 
+pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
+
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, data):

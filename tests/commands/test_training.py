@@ -163,6 +163,7 @@ def test_without_reconstruction_there_is_no_decoder(plain):
     assert list(train_model.output) == list(eval_model.output) == ["capsnet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fraction, shift", ((0, (0, 0)), (0.1, (1, 1)), (0.3, (5, 5)))
 )
@@ -225,6 +226,7 @@ def test_weights_of_another_network_are_refused(tmp_path, data, plain):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_moving_average_is_validated_and_saved(tmp_path, data, arrays):
     """Of two steps of 28 pictures, resumed between them."""
     flags = "--ema", 0.75, "--val_fraction", 0.3, "--lam_recon", 0, "--seed", 1
@@ -250,6 +252,7 @@ def test_moving_average_is_validated_and_saved(tmp_path, data, arrays):
     assert error == pytest.approx(log["test_error"][1])
 
 
+@pytest.mark.slow
 def test_balanced_classes_weigh_in_the_training(tmp_path, arrays, plain):
     path, y = str(tmp_path / "rare.npz"), arrays["y_train"].copy()
     y[10:] = 0
@@ -304,6 +307,7 @@ def test_loss_that_is_no_number_stops_the_run(tmp_path, data):
     assert "trained_model.keras" not in os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_recipe_paper_is_printed_recorded_and_followed(tmp_path, data):
     flags = "--recipe", "paper", "--epochs", 3, "--lr_decay_steps", 4
     done = train(tmp_path, data, *flags)
