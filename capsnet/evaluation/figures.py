@@ -7,14 +7,12 @@ import re
 import numpy as np
 
 import utils
-from capsnet.files import remove, whole_file, write_json
+from capsnet.files import TEST_FILES, remove, whole_file, write_json
 from capsnet.messages import shorten
 from capsnet.models.inference import predict
 
 # Pictures that are drawn at most.
 SHOWN = 50
-# All that a test writes, whatever its models; --digit adds its own.
-TEST_FILES = "test.json confusion.png mistakes.png real_and_recon.png".split()
 
 
 def replace_test(save_dir, counts):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import bars
 from numerics import reference_squash
+from running import weights_of
 
 from capsnet.models.networks import (
     Baseline,
@@ -19,15 +20,6 @@ from capsulenet import CapsNet, margin_loss
 SHAPE, N_CLASS = (17, 17, 1), 3
 # Standard deviation of a normal distribution cut off at two deviations.
 CUT_OFF = 0.8796
-
-
-def weights_of(model):
-    return {
-        f"{layer.name}/{weight.name}": keras.ops.convert_to_numpy(weight)
-        for part in model.layers
-        for layer in getattr(part, "layers", [part])
-        for weight in layer.weights
-    }
 
 
 def margin(labels, lengths):
