@@ -20,12 +20,14 @@ All layers take any batch size and work with every backend of Keras 3.
 """
 
 import math
-import numbers
 
 import keras
 from keras import ops
 
-from capsnet.models.fastconv import FastConv2D
+from capsnet.models.arguments import config_of, one_of, positive
+from capsnet.models.fastconv import CoveringConv2D, FastConv2D
+from capsnet.models.initializers import CAPSULE_NORMAL
+from capsnet.models.routings import COUPLINGS, attention
 
 # Far below every square that a float32 holds to full precision. A larger
 # epsilon, 1e-7 say, drowns the short vectors of an untrained network, and
@@ -33,6 +35,8 @@ from capsnet.models.fastconv import FastConv2D
 EPSILON = 1e-30
 # Longer vectors are brought to this length before they are squared.
 LARGE = 2.0**50
+SQUASHES = ("paper", "exponential")
+ROUTINGS = ("dynamic", "attention", *COUPLINGS)
 
 
 def shortened(vectors, axis):
@@ -58,48 +62,24 @@ def lengths_of(vectors):
     return ops.squeeze(norms(vectors) * divisor, axis=-1)
 
 
-def squash(vectors, axis=-1):
+def squash(vectors, axis=-1, kind="paper"):
     """Shrinks vectors to a length below one and keeps their direction.
 
     Eq. 1 of the paper, `|s|^2 / (1 + |s|^2) * s / |s|`: short vectors become
     nearly zero, long ones nearly one. The length is computed in float32, the
     result has the shape and the dtype of the vectors, which lie along `axis`.
+    The `"exponential"` kind, `(1 - exp(-|s|)) * s / |s|`, keeps short vectors
+    as they are (Mazzia et al., *Efficient-CapsNet*, 2021, Eq. 2).
     """
     vectors = ops.convert_to_tensor(vectors)
     # What was longer is still so long that its result has length 1.
     short, _ = shortened(vectors, axis)
     norm = norms(short, axis)
-    scale = norm / (1.0 + ops.square(norm))
+    if kind == "exponential":
+        scale = -ops.expm1(-norm) / norm
+    else:
+        scale = norm / (1.0 + ops.square(norm))
     return ops.cast(short * scale, vectors.dtype)
-
-
-@keras.saving.register_keras_serializable(package="capsnet")
-class CapsuleNormal(keras.initializers.Initializer):
-    """Normal matrices with which vectors keep their length at the start.
-
-    In the first routing round an output capsule is the sum of
-    `input_num_capsule` votes divided by `num_capsule`. For random inputs of
-    length one its expected squared length is one when the standard deviation
-    is `num_capsule / sqrt(input_num_capsule * dim_capsule)`: 0.074 for the
-    digit capsules of MNIST. Layers of any size can then be stacked; with a
-    fixed deviation small ones die out, since squash squares what is short.
-
-    Args:
-        seed: Integer or None, as in Keras's initializers.
-    """
-
-    def __init__(self, seed=None):
-        self._init_seed = seed
-        self.seed = keras.random.SeedGenerator(seed) if seed is None else seed
-
-    def __call__(self, shape, dtype=None):
-        """Shape `(num_capsule, input_num_capsule, dim_capsule, input_dim)`."""
-        num_capsule, input_num_capsule, dim_capsule, _ = shape
-        stddev = num_capsule / (input_num_capsule * dim_capsule) ** 0.5
-        return keras.random.normal(shape, 0.0, stddev, dtype, self.seed)
-
-    def get_config(self):
-        return {"seed": self._init_seed}
 
 
 @keras.saving.register_keras_serializable(package="capsnet")
@@ -183,11 +163,15 @@ class PrimaryCap(keras.layers.Layer):
     Args:
         dim_capsule: Positive integer, length of a capsule.
         n_channels: Positive integer, types of capsules in a cell.
-        kernel_size, strides, padding: As in `Conv2D`.
+        kernel_size: As in `Conv2D`, or None for one depthwise kernel that
+            covers the whole input (Mazzia et al. 2021): each input channel
+            is summed by weights of its own, and one cell comes out.
+        strides, padding: As in `Conv2D`, where there is a kernel size.
         scale: Float, by which the convolution is multiplied before the bias
             is added. The authors' code divides by `n_channels`: `scale=1/32`.
         method: How the convolution is computed, see `FastConv2D`.
         kernel_initializer, bias_initializer: As in `Conv2D`.
+        squash: `"paper"` or `"exponential"`, the kind of `squash`.
 
     Input shape:
         4D tensor with shape `(batch_size, height, width, channels)`, of a
@@ -211,6 +195,7 @@ class PrimaryCap(keras.layers.Layer):
         method="auto",
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
+        squash="paper",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -218,18 +203,26 @@ class PrimaryCap(keras.layers.Layer):
         self.n_channels = positive(n_channels=n_channels)
         self.scale = scale
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.conv = FastConv2D(
-            self.dim_capsule * self.n_channels,
-            kernel_size,
-            strides,
-            padding,
-            data_format="channels_last",
-            use_bias=False,
-            kernel_initializer=kernel_initializer,
-            method=method,
-            dtype=self.dtype_policy,
-            name="conv",
-        )
+        self.squash = one_of(SQUASHES, squash=squash)
+        filters = self.dim_capsule * self.n_channels
+        common = {
+            "kernel_initializer": kernel_initializer,
+            "dtype": self.dtype_policy,
+            "name": "conv",
+        }
+        if kernel_size is None:
+            self.conv = CoveringConv2D(filters, **common)
+        else:
+            self.conv = FastConv2D(
+                filters,
+                kernel_size,
+                strides,
+                padding,
+                data_format="channels_last",
+                use_bias=False,
+                method=method,
+                **common,
+            )
 
     def build(self, input_shape):
         if len(input_shape) != 4 or None in input_shape[1:]:
@@ -251,7 +244,7 @@ class PrimaryCap(keras.layers.Layer):
             features = features * self.scale
         features = features + ops.cast(self.bias, features.dtype)
         shape = (-1, self.num_capsule, self.dim_capsule)
-        return squash(ops.reshape(features, shape))
+        return squash(ops.reshape(features, shape), kind=self.squash)
 
     def compute_output_shape(self, input_shape):
         grid = self.conv.compute_output_shape(input_shape)
@@ -261,16 +254,17 @@ class PrimaryCap(keras.layers.Layer):
     def get_config(self):
         conv = self.conv.get_config()
         names = "kernel_size strides padding method kernel_initializer".split()
+        own = "dim_capsule n_channels scale bias_initializer squash"
         return {
             **super().get_config(),
-            **{name: conv[name] for name in names},
-            **config_of(self, "dim_capsule n_channels scale bias_initializer"),
+            **{name: conv[name] for name in names if name in conv},
+            **config_of(self, own),
         }
 
 
 @keras.saving.register_keras_serializable(package="capsnet")
 class CapsuleLayer(keras.layers.Layer):
-    """Capsules that listen to all capsules below, by dynamic routing.
+    """Capsules that listen to all capsules below, by routing.
 
     Section 2 of the paper, Eq. 2 and 3 and Procedure 1. Each input capsule i
     votes for the pose of each output capsule j with a matrix of its own; in
@@ -279,10 +273,13 @@ class CapsuleLayer(keras.layers.Layer):
     Args:
         num_capsule: Positive integer, number of output capsules.
         dim_capsule: Positive integer, length of an output vector.
-        routings: Positive integer, rounds of routing. With one round the
-            coupling is uniform.
+        routings: Positive integer, rounds of routing; None means 3. With one
+            round the coupling is uniform. Attention has no rounds.
+        routing: `"dynamic"` (the paper's), `"leaky"`, `"max_min"` or
+            `"attention"`, see capsnet/models/routings.py.
         use_bias: Whether a bias is added to the sum of the votes in every
             round. The paper has none, its authors' code one of 0.1.
+        squash: `"paper"` or `"exponential"`, the kind of `squash`.
         kernel_initializer, bias_initializer: As in Keras's layers. The
             classic code's `"glorot_uniform"` takes the 4D shape for a
             convolution: its deviation for MNIST is 0.0027, and learning
@@ -295,23 +292,33 @@ class CapsuleLayer(keras.layers.Layer):
         3D tensor with shape `(batch_size, num_capsule, dim_capsule)`.
 
     Raises:
-        ValueError: If a number is not positive, or a shape not known.
+        ValueError: If a number is not positive, a kind or a shape not known,
+            or attention is given a number of rounds.
     """
 
     def __init__(
         self,
         num_capsule,
         dim_capsule,
-        routings=3,
+        routings=None,
         use_bias=False,
-        kernel_initializer="capsnet>CapsuleNormal",
+        kernel_initializer=CAPSULE_NORMAL,
         bias_initializer="zeros",
+        routing="dynamic",
+        squash="paper",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_capsule = positive(num_capsule=num_capsule)
         self.dim_capsule = positive(dim_capsule=dim_capsule)
-        self.routings = positive(routings=routings)
+        self.routing = one_of(ROUTINGS, routing=routing)
+        self.squash = one_of(SQUASHES, squash=squash)
+        if routing == "attention":
+            self.routings = one_of((None,), routings=routings)
+        else:
+            self.routings = positive(
+                routings=3 if routings is None else routings
+            )
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -334,6 +341,8 @@ class CapsuleLayer(keras.layers.Layer):
             self.bias = self.add_weight(
                 shape, self.bias_initializer, name="bias"
             )
+        if self.routing == "attention":
+            self.prior = self.add_weight((*pairs, 1), "zeros", name="prior")
 
     def call(self, inputs):
         return self.route(inputs)[0]
@@ -353,32 +362,43 @@ class CapsuleLayer(keras.layers.Layer):
             float32, shape `(batch, num_capsule, input_num_capsule)`.
         """
         inputs, kernel = self._slices(inputs)
-        # Zero logits: in the first round all output capsules share alike.
-        coupling = ops.full((1, 1, 1), 1.0 / self.num_capsule)
-        outputs = squash(self.weighted_sum(coupling, inputs, kernel))
-        outputs_so_far = outputs
-        for _ in range(self.routings - 1):
-            coupling = couple(self.agreement(outputs_so_far, inputs, kernel))
-            outputs = squash(self.weighted_sum(coupling, inputs, kernel))
-            outputs_so_far = outputs_so_far + outputs
+        if self.routing == "attention":
+            votes = self.weighted_sum(ops.ones((1, 1, 1)), inputs, kernel)
+            agreement = self.agreement(votes, inputs, kernel)
+            coupling = attention(agreement, self.dim_capsule, self.prior)
+            outputs = self.outputs(coupling, inputs, kernel)
+        else:
+            normalized = COUPLINGS.get(self.routing, couple)
+            # Zero logits: in the first round all output capsules share alike.
+            coupling = normalized(ops.zeros((self.num_capsule, 1, 1)))[:1]
+            outputs = outputs_so_far = self.outputs(coupling, inputs, kernel)
+            for _ in range(self.routings - 1):
+                agreement = self.agreement(outputs_so_far, inputs, kernel)
+                coupling = normalized(agreement)
+                outputs = self.outputs(coupling, inputs, kernel)
+                outputs_so_far = outputs_so_far + outputs
         shape = (self.num_capsule, *ops.shape(inputs[0]))
         return (
             ops.transpose(ops.cast(outputs, self.compute_dtype), (1, 0, 2)),
             ops.transpose(ops.broadcast_to(coupling, shape), (1, 0, 2)),
         )
 
+    def outputs(self, coupling, inputs, kernel):
+        """`v_j`, the squashed sum of the votes and the bias, in float32."""
+        total = self.weighted_sum(coupling, inputs, kernel)
+        if self.use_bias:
+            total = total + ops.cast(self.bias, "float32")[:, None]
+        return squash(total, kind=self.squash)
+
     def weighted_sum(self, coupling, inputs, kernel):
-        """Eq. 2: `s_j`, the sum over i of `c_ij u_hat_ji`, and the bias.
+        """Eq. 2: `s_j`, the sum over i of `c_ij u_hat_ji`.
 
         From a coupling that broadcasts to `(num_capsule, batch,
         input_num_capsule)` to `(num_capsule, batch, dim_capsule)` in float32.
         """
         coupling = ops.cast(coupling, self.compute_dtype)
         total = sum(ops.matmul(coupling * u, w) for u, w in zip(inputs, kernel))
-        total = ops.cast(total, "float32")
-        if self.use_bias:
-            total = total + ops.cast(self.bias, "float32")[:, None]
-        return total
+        return ops.cast(total, "float32")
 
     def agreement(self, outputs, inputs, kernel):
         """The scalar products `u_hat_ji . v_j`, in Procedure 1's last line.
@@ -408,9 +428,9 @@ class CapsuleLayer(keras.layers.Layer):
         return (input_shape[0], self.num_capsule, self.dim_capsule)
 
     def get_config(self):
-        plain = config_of(self, "num_capsule dim_capsule routings use_bias")
-        others = config_of(self, "kernel_initializer bias_initializer")
-        return {**super().get_config(), **plain, **others}
+        plain = "num_capsule dim_capsule routings use_bias routing squash "
+        others = "kernel_initializer bias_initializer"
+        return {**super().get_config(), **config_of(self, plain + others)}
 
 
 def couple(logits):
@@ -423,22 +443,3 @@ def couple(logits):
     largest = ops.stop_gradient(ops.max(logits, axis=0, keepdims=True))
     exponentials = ops.exp(logits - largest)
     return exponentials * (1.0 / ops.sum(exponentials, axis=0, keepdims=True))
-
-
-def positive(**argument):
-    """The one argument as Python's integer; NumPy's are welcome."""
-    ((name, value),) = argument.items()
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(
-            f"Expected {name} to be a positive integer. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
-
-
-def config_of(layer, names):
-    """A layer's arguments as JSON can hold them, initializers included."""
-    return {
-        name: keras.saving.serialize_keras_object(getattr(layer, name))
-        for name in names.split()
-    }

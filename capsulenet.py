@@ -38,8 +38,9 @@ from capsnet.files import whole_file
 from capsnet.models import geometry, networks
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.inference import lengths_model, predict
+from capsnet.models.initializers import initializers
 from capsnet.training import callbacks, checkpoints
-from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap
+from capsulelayers import CapsuleLayer, Length, PrimaryCap
 
 NOISE = np.linspace(-0.25, 0.25, 11)  # Section 5.1.
 
@@ -47,8 +48,9 @@ NOISE = np.linspace(-0.25, 0.25, 11)  # Section 5.1.
 def CapsNet(
     input_shape,
     n_class,
-    routings=3,
+    routings=None,
     dim_capsule=16,
+    routing=None,
     init="length",
     capsule_bias=None,
     primary_scale=1.0,
@@ -61,7 +63,7 @@ def CapsNet(
     Args:
         input_shape: Tuple `(height, width, channels)`.
         n_class: Integer of at least 2, number of classes.
-        routings: Positive integer, rounds of dynamic routing.
+        routings, routing: Rounds and kind of routing, as in `CapsuleLayer`.
         dim_capsule: Positive integer, length of a digit capsule.
         init: `"length"` (matrices that keep a vector's length), `"glorot"`
             (the classic code) or `"authors"` (truncated normals, biases 0.1).
@@ -84,7 +86,7 @@ def CapsNet(
     Raises:
         UserError: If the picture is smaller than a kernel.
     """
-    first, primary, capsules, dense = networks.initializers(init, capsule_bias)
+    first, primary, capsules, dense = initializers(init, capsule_bias)
     shapes = geometry.fit_geometry(*input_shape[:2], **shapes)
     image = layers.Input(input_shape, name="image")
     features = FastConv2D(
@@ -111,15 +113,13 @@ def CapsNet(
         dim_capsule,
         routings,
         use_bias=capsule_bias is not None,
+        routing=routing or "dynamic",
         name="digitcaps",
         **capsules,
     )(features)
     outputs = {"capsnet": Length(name="capsnet", dtype="float32")(digitcaps)}
     if decoder:
-        masked = Mask(name="mask")(digitcaps)
-        capsules = n_class * dim_capsule
-        decode = networks.Decoder(capsules, tuple(input_shape), dense)
-        outputs["decoder"] = decode(masked)
+        networks.add_decoder(outputs, digitcaps, input_shape, dense)
     return networks.attach(keras.Model(image, outputs, name="capsnet_model"))
 
 
@@ -127,6 +127,10 @@ def build(network, input_shape, n_class):
     """The three models that a `Network` describes."""
     if network.model == "baseline":
         return networks.Baseline(input_shape, n_class, network.conv)
+    if network.model == "efficient":
+        names = "routing routings conv decoder".split()
+        arguments = {name: getattr(network, name) for name in names}
+        return networks.Efficient(input_shape, n_class, **arguments)
     arguments = dict(vars(network))
     del arguments["model"]
     return CapsNet(input_shape, n_class, **arguments)

@@ -51,6 +51,7 @@ import capsulenet  # noqa: E402
 from capsnet import devices  # noqa: E402
 from capsnet.data import batches as feeding  # noqa: E402
 from capsnet.models import inference, toomcook  # noqa: E402
+from capsnet.models.geometry import parameters  # noqa: E402
 
 try:
     import resource
@@ -241,7 +242,7 @@ class Bench:
 
     def facts(self):
         return {
-            "weights": self.train_model.count_params(),
+            "weights": parameters(self.train_model),
             "environment": devices.environment(),
         }
 

@@ -10,10 +10,11 @@ A room imports only rooms of its own floor or below it; from the top:
                     prediction.py
     training/       recipes.py, callbacks.py, checkpoints.py (a run's folder)
     models/         networks.py (the three models around one), geometry.py
-                    (sizes for any picture), fastconv.py and toomcook.py (the
-                    fast convolution), saving.py (models as files),
-                    archive.py (what a file may claim),
-                    inference.py (pictures to lengths)
+                    (sizes for any picture), routings.py (other couplings),
+                    normalization.py, initializers.py, arguments.py (of
+                    layers), fastconv.py and toomcook.py (the fast
+                    convolution), saving.py (models as files), archive.py
+                    (what a file may claim), inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), arrays.py (npz
                     and idx), folders.py and pictures.py, digits.py (drawn on
                     the spot), batches.py (what `fit` is fed)

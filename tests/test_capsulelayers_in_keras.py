@@ -8,9 +8,9 @@ import pytest
 from keras import ops
 from numerics import gradients, random_normal, relative_error, to_numpy
 
+from capsnet.models.initializers import CapsuleNormal
 from capsulelayers import (
     CapsuleLayer,
-    CapsuleNormal,
     Length,
     Mask,
     PrimaryCap,

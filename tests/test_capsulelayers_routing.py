@@ -13,9 +13,9 @@ from numerics import (
     to_numpy,
 )
 
+from capsnet.models.initializers import CapsuleNormal
 from capsulelayers import (
     CapsuleLayer,
-    CapsuleNormal,
     Length,
     PrimaryCap,
     couple,

@@ -21,7 +21,9 @@ ALLOWED = {
     "utils.py": GROUND,
     "capsulelayers.py": (
         *GROUND,
+        "capsnet.models.arguments",
         "capsnet.models.fastconv",
+        "capsnet.models.initializers",
         "capsnet.models.routings",
     ),
     "capsulenet": OURS,

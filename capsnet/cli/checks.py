@@ -17,8 +17,9 @@ NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 # What users may expect of --export, which would become a folder's name.
 OTHER_FORMATS = (".onnx", ".tflite", ".h5", ".pb", ".pt")
 # What decides about a network: needed where weights come without one.
-STRUCTURE = {*GEOMETRY, "model", "routings", "capsule_bias", "primary_scale"}
-STRUCTURE |= {"conv", "lam_recon"}
+OF_PAPER = {*GEOMETRY, "capsule_bias", "primary_scale"}
+STRUCTURE = OF_PAPER | {"model", "routing", "routings", "conv", "lam_recon"}
+USUAL_ROUTING = {"efficient": "attention"}
 # What has no effect on a network without capsules.
 OF_CAPSULES = (STRUCTURE | {"init", "digit"}) - {"model", "conv"}
 # The flags that have an effect, for each task but training.
@@ -98,6 +99,8 @@ def checked(defaults, given):
     recipe = RECIPES[given.get("recipe", "classic")]
     args = argparse.Namespace(**{**defaults, **recipe, **given})
     args.given, args.resumed, args.task = set(given), None, task_of(args)
+    if args.routing is None:
+        args.routing = USUAL_ROUTING.get(args.model, "dynamic")
     idle = idle_flags(args)
     for name in sorted(args.given & idle.keys()):
         raise UserError(f"--{name} {idle[name]}: leave it out")
@@ -158,6 +161,11 @@ def idle_flags(args):
     if args.model == "baseline":
         why = "is for capsules, and --model baseline has none"
         idle |= dict.fromkeys(OF_CAPSULES, why)
+    elif args.model == "efficient":
+        why = "is for --model capsnet; the small network has its own"
+        idle |= dict.fromkeys(OF_PAPER | {"init"}, why)
+    if args.routing == "attention":
+        idle["routings"] = "is for rounds, and attention has none"
     return idle
 
 

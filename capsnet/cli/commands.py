@@ -20,6 +20,7 @@ from capsnet.devices import environment, make_deterministic
 from capsnet.evaluation import loading, prediction
 from capsnet.files import locked
 from capsnet.messages import UserError, command, fail
+from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, load_weights, save_half
 
 
@@ -123,7 +124,7 @@ def record_of(task, data, batch_size, train_model):
         "input_range": [0.0, 1.0],
         "batch_size": batch_size,
         "lam_recon": task.lam_recon(shape, n_class),
-        "parameters": train_model.count_params(),
+        "parameters": parameters(train_model),
         "environment": environment(),
     }
 

@@ -47,8 +47,11 @@ shift_fraction: shift training pictures by up to this part of their side, in
   whole pixels
 val_fraction: part of the training set that is held out to choose the best
   epoch; 0 keeps the last epoch
-model: capsules, or the plain network that the paper compares with
-routings: rounds of dynamic routing
+model: the paper's capsules, a small network of capsules (Efficient-CapsNet),
+  or the plain network that the paper compares with
+routing: how capsules are coupled; all but attention have rounds (default:
+  dynamic; for --model efficient, attention)
+routings: rounds of routing
 init: initial weights: matrices that keep a vector's length, the classic
   code's, or the authors' truncated normals and biases of 0.1
 capsule_bias: bias of the primary and, in every routing round, the class
@@ -133,7 +136,9 @@ def add_data_options(group):
 
 def add_model_options(group):
     add = adder(group)
-    add("--model", "capsnet", choices=("capsnet", "baseline"))
+    add("--model", "capsnet", choices=("capsnet", "efficient", "baseline"))
+    kinds = ("dynamic", "leaky", "max_min", "attention")
+    add("--routing", None, choices=kinds)
     add("-r", "--routings", 3, type=positive_int, metavar="N")
     add("--init", "length", choices=("length", "glorot", "authors"))
     add("--capsule_bias", None, type=number(float, -1e6, 1e6), metavar="X")

@@ -60,6 +60,8 @@ def load_for_testing(paths, asked, build):
         if model and not (flags and asked.keys() & OF_COMPUTING):
             models.append(attach(model))
             continue
+        if model and "routings" in asked:
+            check_rounds(model, path)
         flags = {**flags, **asked}
         keras.config.set_dtype_policy(flags.get("dtype_policy", "float32"))
         models.append(build(Network.of(flags), input_shape, n_class))
@@ -71,6 +73,17 @@ def load_for_testing(paths, asked, build):
         for _, eval_model, _ in models:
             eval_model.jit_compile = asked["jit_compile"]
     return models, data, records
+
+
+def check_rounds(model, path):
+    """Raises UserError unless a model's routing has rounds."""
+    names = [layer.name for layer in model.layers]
+    digitcaps = model.get_layer("digitcaps") if "digitcaps" in names else None
+    if getattr(digitcaps, "routings", None) is None:
+        raise UserError(
+            f"-r expects a model with rounds of routing, got {path!r}, which "
+            "has none: leave it out"
+        )
 
 
 def load_data(records, asked):

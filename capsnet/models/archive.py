@@ -24,7 +24,8 @@ MOST_EXPANSION = 10
 KNOWN = (
     "Functional Sequential InputLayer __keras_tensor__ DTypePolicy Mask Length "
     "Activation Add Dropout Flatten Reshape Softmax "
-    "Zeros Constant GlorotUniform TruncatedNormal CapsuleNormal"
+    "BatchNormalization Present Zeros Ones Constant GlorotUniform HeNormal "
+    "RandomNormal TruncatedNormal CapsuleNormal"
 ).split()
 # Those with a kernel, and its shape by their config and their input's shape.
 KERNELS = {
@@ -34,6 +35,8 @@ KERNELS = {
     ),
     "PrimaryCap": lambda of, inputs: (
         (*of["kernel_size"], inputs[-1], of["n_channels"] * of["dim_capsule"])
+        if of["kernel_size"]
+        else (*inputs[1:3], 1, inputs[-1])
     ),
     "CapsuleLayer": lambda of, inputs: (
         (of["num_capsule"], inputs[1], of["dim_capsule"], inputs[2])

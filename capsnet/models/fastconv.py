@@ -147,6 +147,62 @@ class FastConv2D(keras.layers.Conv2D):
         return {**super().get_config(), "method": self.method}
 
 
+@keras.saving.register_keras_serializable(package="capsnet")
+class CoveringConv2D(keras.layers.Layer):
+    """A depthwise convolution whose kernel covers its whole input.
+
+    Each channel is summed with weights of its own. As a product this takes a
+    fraction of the time of `DepthwiseConv2D`.
+
+    Args:
+        filters: Integer, how many channels the input must have.
+        kernel_initializer: As in `keras.layers.Conv2D`; it sees the shape of
+            a convolution in groups, `(height, width, 1, filters)`.
+
+    Input shape:
+        4D tensor with shape `(batch_size, height, width, filters)`.
+
+    Output shape:
+        4D tensor with shape `(batch_size, 1, 1, filters)`.
+
+    Raises:
+        ValueError: If there are other channels.
+    """
+
+    def __init__(self, filters, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        if input_shape[-1] != self.filters:
+            raise ValueError(
+                f"Expected {self.filters} channels, one for each filter. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.kernel = self.add_weight(
+            (*input_shape[1:3], 1, self.filters),
+            self.kernel_initializer,
+            name="kernel",
+        )
+
+    def call(self, inputs):
+        kernel = ops.cast(self.kernel, inputs.dtype)[:, :, 0]
+        return ops.sum(inputs * kernel, axis=(1, 2), keepdims=True)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], 1, 1, self.filters)
+
+    def get_config(self):
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": None,
+            "kernel_initializer": initializer,
+        }
+
+
 # Keras names a layer's group in a `.weights.h5` after its class: with this
 # name such files are the same for both classes.
 FastConv2D.__name__ = "Conv2D"

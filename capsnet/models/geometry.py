@@ -11,7 +11,7 @@ import typing
 from keras import tree
 
 from capsnet.messages import UserError, cross, gigabytes
-from capsnet.models.fastconv import FastConv2D
+from capsnet.models.fastconv import CoveringConv2D, FastConv2D
 from capsnet.models.toomcook import axis_plans
 
 # Section 4 of the paper.
@@ -131,17 +131,18 @@ def describe(model, batch_size, **sizes):
     rows = [("picture", f"{cross(picture)} (height x width x channels)")]
     for layer in model.layers:
         conv = getattr(layer, "conv", layer)
-        if isinstance(conv, FastConv2D):
+        if isinstance(conv, (FastConv2D, CoveringConv2D)):
             primary = conv is not layer
             shape = conv.compute_output_shape(layer.input.shape)[1:]
-            rows.append(
-                (
-                    "primary grid" if primary else "feature map",
-                    f"{cross(shape[:2] if primary else shape)}, {layer.name} "
+            how = f"{cross(conv.kernel.shape[:2])} depthwise"
+            if isinstance(conv, FastConv2D):
+                how = (
                     f"{cross(conv.kernel_size)} with strides "
-                    f"{cross(conv.strides)}",
+                    f"{cross(conv.strides)}"
                 )
-            )
+            kind = "primary grid" if primary else "feature map"
+            size = cross(shape[:2] if primary else shape)
+            rows.append((kind, f"{size}, {layer.name} {how}"))
         if hasattr(layer, "num_capsule"):
             kind = {"primarycap": "primary", "digitcaps": "class"}
             name = f"{kind.get(layer.name, layer.name)} capsules"
@@ -149,10 +150,15 @@ def describe(model, batch_size, **sizes):
             rows.append((name, f"{number:,} of {dimensions} dimensions"))
     needed = gigabytes(training_memory(model, batch_size, **sizes))
     rows += [
-        ("weights", f"{model.count_params():,}"),
+        ("weights", f"{parameters(model):,}"),
         ("memory", f"about {needed} on a CPU, in batches of {batch_size}"),
     ]
     return "\n".join(f"{name:<17} {value}" for name, value in rows)
+
+
+def parameters(model):
+    """The number of weights that are trained; statistics are none."""
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def training_memory(model, batch_size, test_batch=0, pictures=0, replicas=1):
@@ -182,12 +188,14 @@ def training_memory(model, batch_size, test_batch=0, pictures=0, replicas=1):
         if hasattr(layer, "routings"):
             pairs = layer.num_capsule * layer.input_num_capsule
             # A product for each dimension of an input capsule, for the sum
-            # and for the agreement, is kept in each round but the first.
-            kept += 2 * layer.input_dim_capsule * pairs * (layer.routings - 1)
+            # and for the agreement, is kept in each round but the first; so
+            # does attention, which has no rounds.
+            rounds = (layer.routings or 2) - 1
+            kept += 2 * layer.input_dim_capsule * pairs * rounds
             tested += (layer.input_dim_capsule + 2) * pairs
             # So has each use of the kernel a gradient, before their sum.
             size = math.prod(layer.kernel.shape)
-            capsule_kernels += 2 * (layer.routings - 1) * size
+            capsule_kernels += 2 * rounds * size
 
     # Weights, gradients and Adam's two averages; the kernels transformed,
     # their gradients and copies; outputs before and after the activation, and

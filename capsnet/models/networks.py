@@ -1,6 +1,6 @@
 """The parts and the variants of the networks: all but `CapsNet` itself.
 
-The initializers, the decoder, the paper's baseline, and the three models
+The decoder, the small network, the paper's baseline, and the three models
 around one evaluation model. `Network` says what a run's record knows of one.
 """
 
@@ -10,11 +10,19 @@ import math
 import keras
 from keras import layers
 
+from capsnet.messages import UserError, cross
 from capsnet.models.fastconv import FastConv2D
-from capsnet.models.geometry import DECODER_UNITS
+from capsnet.models.geometry import DECODER_UNITS, SMALLEST_SIDE
+from capsnet.models.normalization import BatchNormalization, Present
+from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap
 
 # Weight of the sum of squared errors against Eq. 4 (section 4.1).
 RECONSTRUCTION = 0.0005
+# The small network: filters, kernel and stride of each convolution, and the
+# deviation of its matrices.
+SMALL_CONVOLUTIONS = ((32, 5, 1), (64, 3, 1), (64, 3, 1), (128, 3, 2))
+SMALL_TYPES, SMALL_DIM = 16, 8
+SMALL_STDDEV = 0.0395
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +30,15 @@ class Network:
     """What a network is made of; the flags of these names describe it.
 
     Attributes:
-        model: `"capsnet"` or `"baseline"`.
+        model: `"capsnet"`, `"efficient"` or `"baseline"`.
+        routing, routings: None for what is usual in the network.
         decoder: Whether pictures are reconstructed.
         The rest: As the arguments of `CapsNet`.
     """
 
     model: str = "capsnet"
-    routings: int = 3
+    routing: str | None = None
+    routings: int | None = None
     init: str = "length"
     capsule_bias: float | None = None
     primary_scale: float = 1.0
@@ -44,27 +54,9 @@ class Network:
         """The network of a record's `flags`; other flags are passed over."""
         names = {field.name for field in dataclasses.fields(cls)}
         known = {name: flags[name] for name in flags if name in names}
+        if known.get("routing") == "attention":
+            known["routings"] = None  # It has no rounds.
         return cls(**{**known, "decoder": flags.get("lam_recon") != 0})
-
-
-def initializers(init, capsule_bias):
-    """Initializers of each layer: conv1, primary, capsules, decoder."""
-    if init == "authors":
-        normal = keras.initializers.TruncatedNormal
-        bias = keras.initializers.Constant(0.1)
-        kernels = normal(stddev=0.05), *(normal(stddev=0.1) for _ in range(3))
-    else:
-        bias = "zeros"
-        capsules = (
-            "glorot_uniform" if init == "glorot" else "capsnet>CapsuleNormal"
-        )
-        kernels = "glorot_uniform", "glorot_uniform", capsules, "glorot_uniform"
-    of_capsules = keras.initializers.Constant(capsule_bias or 0.0)
-    biases = bias, of_capsules, of_capsules, bias
-    return [
-        {"kernel_initializer": kernel, "bias_initializer": bias}
-        for kernel, bias in zip(kernels, biases)
-    ]
 
 
 def Decoder(num_inputs, output_shape, init):
@@ -81,6 +73,81 @@ def Decoder(num_inputs, output_shape, init):
         ],
         name="decoder",
     )
+
+
+def add_decoder(outputs, digitcaps, output_shape, init):
+    """Adds `"decoder"` to a network's outputs, from its class capsules."""
+    masked = Mask(name="mask")(digitcaps)
+    decode = Decoder(masked.shape[-1], tuple(output_shape), init)
+    outputs["decoder"] = decode(masked)
+
+
+def Efficient(
+    input_shape,
+    n_class,
+    routing=None,
+    routings=None,
+    conv="auto",
+    decoder=True,
+):
+    """Efficient-CapsNet: 161,824 weights for MNIST, without the decoder.
+
+    Mazzia, Salvetti and Chiaberge, *Efficient-CapsNet: Capsule Network with
+    Self-Attention Routing*, 2021, Figure 2. Four convolutions, each with
+    batch normalization after its ReLU; 16 primary capsules, for each of which
+    a depthwise kernel covers all that is left of the picture; class capsules
+    of 16 dimensions. The decoder is `CapsNet`'s.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`, of at least 12 rows
+            and columns.
+        n_class: Integer of at least 2, number of classes.
+        routing, routings: As in `CapsuleLayer`; None means attention.
+        conv, decoder: As in `CapsNet`.
+
+    Returns:
+        Three models as from `CapsNet`.
+
+    Raises:
+        UserError: If the picture is smaller.
+    """
+    if min(input_shape[:2]) < SMALLEST_SIDE:
+        raise UserError(
+            f"expected pictures of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} "
+            f"pixels for --model efficient, received {cross(input_shape[:2])}: "
+            "enlarge them with --image_size"
+        )
+    image = features = layers.Input(input_shape, name="image")
+    present = Present(name="present")(image)
+    for number, (filters, kernel, strides) in enumerate(SMALL_CONVOLUTIONS, 1):
+        features = FastConv2D(
+            filters,
+            kernel,
+            strides=strides,
+            activation="relu",
+            kernel_initializer="he_normal",
+            method=conv,
+            name=f"conv{number}",
+        )(features)
+        normalize = BatchNormalization(name=f"norm{number}")
+        features = normalize(features, mask=present)
+    capsules = PrimaryCap(
+        SMALL_DIM, SMALL_TYPES, None, squash="exponential", name="primarycap"
+    )(features)
+    digitcaps = CapsuleLayer(
+        n_class,
+        16,
+        routings,
+        kernel_initializer=keras.initializers.RandomNormal(0.0, SMALL_STDDEV),
+        routing=routing or "attention",
+        squash="exponential",
+        name="digitcaps",
+    )(capsules)
+    outputs = {"capsnet": Length(name="capsnet", dtype="float32")(digitcaps)}
+    if decoder:
+        init = {"kernel_initializer": "glorot_uniform"}
+        add_decoder(outputs, digitcaps, input_shape, init)
+    return attach(keras.Model(image, outputs, name="efficient_model"))
 
 
 def Baseline(input_shape, n_class, conv="auto", dropout=0.5):

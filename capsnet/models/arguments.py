@@ -1,0 +1,35 @@
+"""The arguments of layers: checked, and as JSON can hold them."""
+
+import numbers
+
+import keras
+
+
+def positive(**argument):
+    """The one argument as Python's integer; NumPy's are welcome."""
+    ((name, value),) = argument.items()
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(
+            f"Expected {name} to be a positive integer. "
+            f"Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def one_of(choices, **argument):
+    """The one argument, which has to be one of the choices."""
+    ((name, value),) = argument.items()
+    if value not in choices:
+        raise ValueError(
+            f"Expected {name} to be one of {', '.join(map(repr, choices))}. "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
+def config_of(layer, names):
+    """A layer's arguments as JSON can hold them, initializers included."""
+    return {
+        name: keras.saving.serialize_keras_object(getattr(layer, name))
+        for name in names.split()
+    }
