@@ -46,12 +46,25 @@ def gradients(function, *values):
     return [to_numpy(gradient) for gradient in found]
 
 
-def reference_squash(vector):
-    """Eq. 1 for one vector."""
+def reference_squash(vector, kind="paper"):
+    """Eq. 1 for one vector, or Eq. 2 of Efficient-CapsNet."""
     squared = sum(float(x) ** 2 for x in vector)
     if squared == 0:
         return np.zeros(len(vector))
-    return squared / (1 + squared) * np.array(vector) / squared**0.5
+    direction = np.array(vector) / squared**0.5
+    if kind == "exponential":
+        return (1 - np.exp(-(squared**0.5))) * direction
+    return squared / (1 + squared) * direction
+
+
+def reference_votes(inputs, kernel):
+    """Eq. 2, `u_hat[j, i] = W_ij u_i`, for the capsules of one picture."""
+    num_capsule, input_num_capsule, dim_capsule, _ = kernel.shape
+    votes = np.zeros((num_capsule, input_num_capsule, dim_capsule))
+    for j in range(num_capsule):
+        for i in range(input_num_capsule):
+            votes[j, i] = kernel[j, i].astype("float64") @ inputs[i]
+    return votes
 
 
 def central_differences(function, values, step=1e-5):

@@ -9,6 +9,7 @@ from numerics import (
     gradients,
     random_normal,
     reference_squash,
+    reference_votes,
     relative_error,
     to_numpy,
 )
@@ -20,16 +21,6 @@ from capsulelayers import (
     PrimaryCap,
     couple,
 )
-
-
-def reference_votes(inputs, kernel):
-    """Eq. 2, `u_hat[j, i] = W_ij u_i`, for the capsules of one picture."""
-    num_capsule, input_num_capsule, dim_capsule, _ = kernel.shape
-    votes = np.zeros((num_capsule, input_num_capsule, dim_capsule))
-    for j in range(num_capsule):
-        for i in range(input_num_capsule):
-            votes[j, i] = kernel[j, i].astype("float64") @ inputs[i]
-    return votes
 
 
 def reference_routing(inputs, kernel, routings, bias=None):
