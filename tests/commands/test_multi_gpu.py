@@ -123,15 +123,26 @@ def test_default_batch_grows_with_the_devices(tmp_path):
 
 @pytest.mark.slow
 @tensorflow_only
-def test_two_replicas_end_with_the_weights_of_one_on_odd_batches(tmp_path):
+@pytest.mark.parametrize("model", ["capsnet", "efficient"])
+def test_two_replicas_end_with_the_weights_of_one_on_odd_batches(
+    tmp_path, model
+):
+    """Blank pictures fill up a batch; they are in no statistics.
+
+    Where they were, or each device had its own, the small network's kernels
+    would differ by 6e-3 and more; what rounding alone makes of tiny gradients,
+    Adam lets grow to 1e-3.
+    """
     path = write_data(tmp_path / "data.npz", 7, 3)
     argv = ["--dataset", path, "--batch_size", 4, "--epochs", 3]
+    argv += ["--model", model]
     one, two = command(tmp_path / "1", *argv), split(tmp_path / "2", *argv)
     assert one.status == two.status == 0, two.err
     ours, theirs = (weights_of(run.model()) for run in (one, two))
     assert ours.keys() == theirs.keys()
+    tolerance = 1e-4 if model == "capsnet" else 2e-3
     for name, expected in ours.items():
-        np.testing.assert_allclose(theirs[name], expected, atol=1e-4)
+        np.testing.assert_allclose(theirs[name], expected, atol=tolerance)
 
 
 @pytest.mark.slow
