@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 BEFORE_THE_CHECK = """
 capsulenet.py capsulenet-multi-gpu.py capsnet/__init__.py capsnet/files.py
 capsnet/messages.py capsnet/cli/__init__.py capsnet/cli/checks.py
-capsnet/cli/options.py capsnet/cli/parser.py capsnet/training/recipes.py
+capsnet/cli/options.py capsnet/cli/parser.py capsnet/cli/resuming.py
+capsnet/training/recipes.py
 """
 TASKS = {
     "-t": "-t -w m.keras",

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from capsnet.cli import settings, telling
-from capsnet.cli.checks import NAMED_DATASETS, parse_args
+from capsnet.cli.checks import parse_args
+from capsnet.cli.resuming import NAMED_DATASETS
 from capsnet.data.sources import BUILT_IN
 from capsnet.models.networks import Network
 
