@@ -125,7 +125,8 @@ def test_default_batch_grows_with_the_devices(tmp_path):
 @tensorflow_only
 def test_two_replicas_end_with_the_weights_of_one_on_odd_batches(tmp_path):
     path = write_data(tmp_path / "data.npz", 7, 3)
-    argv = ["--dataset", path, "--batch_size", 4, "--epochs", 3]
+    argv = ["--dataset", path, "--batch_size", 4, "--epochs", 6]
+    argv += ["--lr_schedule", "cosine", "--warmup", 1, "--ema", 0.9]
     one, two = command(tmp_path / "1", *argv), split(tmp_path / "2", *argv)
     assert one.status == two.status == 0, two.err
     ours, theirs = (weights_of(run.model()) for run in (one, two))
