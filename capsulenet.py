@@ -39,7 +39,7 @@ from capsnet.models import geometry, networks
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.inference import lengths_model, predict
 from capsnet.models.initializers import initializers
-from capsnet.training import callbacks, checkpoints
+from capsnet.training import averages, callbacks, checkpoints, schedules
 from capsulelayers import CapsuleLayer, Length, PrimaryCap
 
 NOISE = np.linspace(-0.25, 0.25, 11)  # Section 5.1.
@@ -201,8 +201,10 @@ def train(
     epochs=50,
     batch_size=100,
     lr=0.001,
+    lr_schedule="step",
     lr_decay=0.9,
     lr_decay_steps=0,
+    warmup=0.0,
     lam_recon=0.392,
     shift_fraction=0.1,
     validation=None,
@@ -223,8 +225,8 @@ def train(
         models: What `CapsNet` returns.
         data: A `sources.Dataset`.
         save_dir: Folder to write to.
-        lr_decay_steps: 0 for a decay after each epoch, else the number of
-            steps in which the rate falls by `lr_decay`, continuously.
+        lr, lr_schedule, lr_decay, lr_decay_steps, warmup: As in
+            `schedules.schedule`.
         lam_recon: Weight of the mean squared error of the reconstruction.
         validation: None, or a pair of held out pictures and labels; then the
             epoch with their best accuracy is kept, else the last one.
@@ -261,12 +263,10 @@ def train(
         shuffle=True,
         class_weight=class_weight,
     )
-    decay_steps = lr_decay_steps or len(batches)
-    schedule = keras.optimizers.schedules.ExponentialDecay(
-        lr, decay_steps, lr_decay, staircase=not lr_decay_steps
-    )
+    falling = lr_schedule, lr_decay, lr_decay_steps, warmup
+    rate = schedules.schedule(epochs, len(batches), lr, *falling)
     compile_model(
-        train_model, schedule, lam_recon, ema, jit_compile, steps_per_execution
+        train_model, rate, lam_recon, ema, jit_compile, steps_per_execution
     )
     state = {"epochs_done": 0, "seconds_per_epoch": [], **record}
     if resumed:
@@ -274,6 +274,9 @@ def train(
         state = {**resumed, "flags": record.get("flags", {})}
     else:
         checkpoints.begin(save_dir)
+    averages.average_statistics(
+        train_model, ema, epochs * len(batches), None if resumed else batches
+    )
     swap = keras.callbacks.SwapEMAWeights() if ema else None
     keeper = callbacks.Keeper(
         save_dir, eval_model, record, state, validation is not None, swap

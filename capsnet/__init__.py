@@ -3,12 +3,15 @@
 A room imports only rooms of its own floor or below it; from the top:
 
     cli/            parser.py (what argparse lacks), options.py (flags),
-                    checks.py (what excludes what), settings.py (the seam:
-                    from flags to values), commands.py (what each task does),
-                    telling.py (what a training says)
+                    checks.py (what excludes what), resuming.py (flags of a
+                    run that goes on), settings.py (the seam: from flags to
+                    values), commands.py (what each task does), telling.py
+                    (what a training says)
     evaluation/     loading.py (which models, on which data), figures.py,
                     prediction.py
-    training/       recipes.py, callbacks.py, checkpoints.py (a run's folder)
+    training/       recipes.py, schedules.py (the learning rate), averages.py
+                    (averaged weights), callbacks.py, checkpoints.py (a run's
+                    folder)
     models/         networks.py (the three models around one), geometry.py
                     (sizes for any picture), routings.py (other couplings),
                     normalization.py, initializers.py, arguments.py (of

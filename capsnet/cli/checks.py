@@ -8,12 +8,10 @@ import signal
 import sys
 
 from capsnet.cli.options import GEOMETRY, MODEL_EXAMPLE, build_parser
-from capsnet.files import read_state
+from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
 from capsnet.messages import UserError, backend, fail, outlive_reader
 from capsnet.training.recipes import RECIPES
 
-# Data sets that are no files.
-NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 # What users may expect of --export, which would become a folder's name.
 OTHER_FORMATS = (".onnx", ".tflite", ".h5", ".pb", ".pt")
 # What decides about a network: needed where weights come without one.
@@ -33,10 +31,6 @@ EFFECTIVE = {
     "--export": {"export", "weights"},
 }
 BACKENDS = ("tensorflow", "jax", "torch")
-# What may differ between a run and its continuation.
-FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
-# What `parse_args` adds to the flags.
-NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
 OLDEST_PYTHON = (3, 11)
 
 
@@ -101,9 +95,7 @@ def checked(defaults, given):
     args.given, args.resumed, args.task = set(given), None, task_of(args)
     if args.routing is None:
         args.routing = USUAL_ROUTING.get(args.model, "dynamic")
-    idle = idle_flags(args)
-    for name in sorted(args.given & idle.keys()):
-        raise UserError(f"--{name} {idle[name]}: leave it out")
+    idle = refuse_idle(args)
     args.recipe_sets = {
         name: value
         for name, value in recipe.items()
@@ -141,6 +133,14 @@ def task_of(args):
     return tasks[0] if tasks else None
 
 
+def refuse_idle(args):
+    """Returns `idle_flags`; raises `UserError` where one of them is given."""
+    idle = idle_flags(args)
+    for name in sorted(args.given & idle.keys()):
+        raise UserError(f"--{name} {idle[name]}: leave it out")
+    return idle
+
+
 def idle_flags(args):
     """The flags without effect: a dictionary of the reasons."""
     idle, task = {}, args.task
@@ -158,6 +158,9 @@ def idle_flags(args):
             idle |= dict.fromkeys(STRUCTURE - effective, why)
     elif args.weights is not None:
         idle["init"] = "has no effect with -w, which brings all weights"
+    if args.lr_schedule == "cosine" and task is None:
+        why = "has no effect with --lr_schedule cosine"
+        idle |= dict.fromkeys(("lr_decay", "lr_decay_steps"), why)
     if args.model == "baseline":
         why = "is for capsules, and --model baseline has none"
         idle |= dict.fromkeys(OF_CAPSULES, why)
@@ -196,6 +199,12 @@ def check_training(args):
         check_package("tensorboard", "--debug")
     if args.resume:
         restore_flags(args)
+        refuse_idle(args)
+    if args.warmup > args.epochs:
+        raise UserError(
+            f"--warmup expects at most the run's {args.epochs} epochs, got "
+            f"{args.warmup:g}; lower it, or raise --epochs"
+        )
     if args.dataset is None:
         args.dataset = "mnist"
 
@@ -241,46 +250,7 @@ def check_export(args):
         )
 
 
-def restore_flags(args):
-    """Takes the flags of the run in `save_dir`, refusing others."""
-    args.resumed = read_state(args.save_dir)
-    recorded = args.resumed["flags"]
-    ours = backend()
-    theirs = args.resumed.get("environment", {}).get("backend", ours)
-    if theirs != ours:
-        raise UserError(
-            f"--resume: the run was started with KERAS_BACKEND={theirs}, got "
-            f"{ours}; put KERAS_BACKEND={theirs} before the command"
-        )
-    epochs = args.epochs if "epochs" in args.given else recorded["epochs"]
-    if epochs < recorded["epochs"]:
-        raise UserError(
-            f"--resume: the run was started with --epochs "
-            f"{recorded['epochs']}, got {epochs}; it can only grow"
-        )
-    args.epochs = epochs
-    for name in sorted(recorded.keys() & vars(args).keys() - FREE_ON_RESUME):
-        value = recorded[name]
-        if name in args.given and recorded_value(args, name) != value:
-            unset = value is None or value is False
-            was = f"without --{name}" if unset else f"with --{name} {value}"
-            raise UserError(
-                f"--resume: the run was started {was}, got "
-                f"{getattr(args, name)}; leave the flag out, or start a new "
-                "run in another --save_dir"
-            )
-        setattr(args, name, value)
-
-
 def flags_of(args):
     """The flags of a run as plain values, for its record."""
     names = sorted(vars(args).keys() - NOT_FLAGS)
     return {name: recorded_value(args, name) for name in names}
-
-
-def recorded_value(args, name):
-    """A flag's value for the record: a path holds in every folder."""
-    value = getattr(args, name)
-    if name == "dataset" and value and value not in NAMED_DATASETS:
-        return os.path.abspath(os.path.expanduser(value))
-    return value

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import keras
 
 from capsnet.cli import checks, settings, telling
-from capsnet.data.batches import balanced_weights
+from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import environment, make_deterministic
@@ -104,6 +104,7 @@ def run_training(task, script, scope, replicas):
             task.save_dir,
             batch_size=batch_size,
             lam_recon=record["lam_recon"],
+            ema=record["ema"],
             validation=validation,
             replicas=replicas,
             class_weight=class_weight,
@@ -117,6 +118,7 @@ def run_training(task, script, scope, replicas):
 def record_of(task, data, batch_size, train_model):
     """What `run.json` and the model file will say of a training."""
     shape, n_class = data.x_train.shape[1:], len(data.class_names)
+    steps = steps_per_epoch(len(data.x_train), batch_size)
     return {
         "flags": task.flags,
         "class_names": data.class_names,
@@ -124,6 +126,7 @@ def record_of(task, data, batch_size, train_model):
         "input_range": [0.0, 1.0],
         "batch_size": batch_size,
         "lam_recon": task.lam_recon(shape, n_class),
+        "ema": task.ema(task.arguments["epochs"] * steps),
         "parameters": parameters(train_model),
         "environment": environment(),
     }

@@ -67,16 +67,19 @@ recipe: defaults of the classic Keras code, or of the paper's authors' code
 epochs: passes over the training pictures
 batch_size: pictures of one step (default: 100 for each device; of a small set
   a hundredth, at least 10)
-lr: initial learning rate of Adam
+lr: learning rate of Adam, from which it falls
+lr_schedule: the learning rate falls by --lr_decay, or as a cosine to 0 at the
+  run's end
 lr_decay: factor on the learning rate after each epoch
 lr_decay_steps: decay continuously, by --lr_decay in N steps; 0 decays after
   each epoch
+warmup: epochs, or a part of one, in which the learning rate rises
 lam_recon: weight of the reconstruction: a number, classic (0.0005 x values of
   a picture), authors (2 x classes times that), 0 for no decoder
 class_weight: balanced lets rare classes count more in the class loss: pictures
   / (classes x pictures of the class)
-ema: momentum of a moving average of the weights, which is tested and saved; 0
-  saves the weights themselves
+ema: momentum of a moving average of the weights, which is tested and saved; its
+  memory is at most a tenth of the run; 0 saves the weights themselves
 seed: seed of weights, order and shifts
 weights: the model, or several that vote; in training, where to start from
 resume: go on with the run in --save_dir, to more --epochs
@@ -154,10 +157,12 @@ def add_training_options(group):
     add("--epochs", 50, type=positive_int, metavar="N")
     add("--batch_size", None, type=positive_int, metavar="N")
     add("--lr", 0.001, type=positive_float, metavar="X")
+    add("--lr_schedule", "step", choices=("step", "cosine"))
     factor = number(float, 0, 1, low_included=False)
     add("--lr_decay", 0.9, type=factor, metavar="X")
     steps = number(int, 0, LARGEST_INTEGER)
     add("--lr_decay_steps", 0, type=steps, metavar="N")
+    add("--warmup", 0.0, type=non_negative_float, metavar="E")
     add("--lam_recon", "classic", type=lam_recon, metavar="X")
     add("--class_weight", "none", choices=("none", "balanced"))
     add("--ema", 0.0, type=number(float, 0, 0.999999), metavar="X")

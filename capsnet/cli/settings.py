@@ -10,14 +10,15 @@ import dataclasses
 from capsnet.cli.checks import flags_of
 from capsnet.data.batches import choose_batch_size
 from capsnet.models.networks import Network, reconstruction_weight
+from capsnet.training.averages import bounded_momentum
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
 JIT = {"auto": "auto", "on": True, "off": False}
 # Arguments of `sources.load`, and of `capsulenet.train`, named as the flags.
 PICTURES = ("image_size", "grayscale", "test_fraction", "skip_unreadable")
 TRAINING = (
-    "epochs lr lr_decay lr_decay_steps shift_fraction ema seed debug "
-    "steps_per_execution"
+    "epochs lr lr_schedule lr_decay lr_decay_steps warmup shift_fraction seed "
+    "debug steps_per_execution"
 ).split()
 
 
@@ -80,6 +81,17 @@ class Training(Task):
         if self.keeps_batch:
             return most, most
         return choose_batch_size(most, pictures, replicas), most
+
+    def ema(self, steps):
+        """The momentum of averaged weights, in a run of so many steps.
+
+        A resumed run keeps its own, however many epochs are added; one of
+        before, which recorded none, had what was asked for.
+        """
+        asked, resumed = self.flags["ema"], self.arguments["resumed"]
+        if resumed is not None:
+            return resumed.get("ema", asked)
+        return bounded_momentum(asked, steps)
 
     def lam_recon(self, input_shape, n_class):
         """The weight of the mean squared error of the reconstruction."""

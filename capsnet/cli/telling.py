@@ -4,12 +4,14 @@ import contextlib
 import os
 
 from capsnet.cli.settings import Training
+from capsnet.data.batches import steps_per_epoch
 from capsnet.devices import machine_memory, runs_on_cpu
 from capsnet.evaluation.figures import worst_classes
 from capsnet.files import MODEL, read_state
 from capsnet.messages import UserError, command, counted, cross, gigabytes
 from capsnet.models.geometry import describe, training_memory
 from capsnet.models.inference import PREDICT_BATCH
+from capsnet.training.schedules import schedule, warmup_steps
 
 SCRIPT = "capsulenet.py"
 
@@ -21,11 +23,12 @@ def tell_choices(task, data, class_weight, replicas):
     pictures = len(data.x_train)
     batch_size, lowered_from = task.batch_size(pictures, replicas)
     if batch_size < lowered_from:
+        steps = steps_per_epoch(pictures, batch_size)
         print(
             f"Batches of {batch_size}, not {lowered_from}, for "
             f"{counted(pictures, 'training picture')}: "
-            f"{counted(-(-pictures // batch_size), 'step')} an epoch "
-            "(--batch_size takes another number)"
+            f"{counted(steps, 'step')} an epoch (--batch_size takes "
+            "another number)"
         )
     if class_weight is not None:
         weights = map("{} {:.3g}".format, data.class_names, class_weight)
@@ -67,9 +70,12 @@ def tell_run(task, data, record):
     """Prints what is trained, how far the rate falls, and what is replaced."""
     epochs, resumed = task.arguments["epochs"], task.arguments["resumed"]
     if resumed and resumed["epochs_done"] >= epochs:
+        more = "; a larger --epochs goes on"
+        if task.arguments["lr_schedule"] == "cosine":
+            more = ""  # Its rate is zero at the run's end.
         print(
             f"The run is finished: {resumed['epochs_done']} of "
-            f"{counted(epochs, 'epoch')}; a larger --epochs goes on"
+            f"{counted(epochs, 'epoch')}{more}"
         )
         return
     pictures = len(data.x_train)
@@ -78,17 +84,28 @@ def tell_run(task, data, record):
         f"{cross(record['input_shape'])}, {len(data.class_names)} classes; "
         f"{record['parameters']:,} weights"
     )
-    lr, decay, decay_steps = (
-        task.arguments[name] for name in ("lr", "lr_decay", "lr_decay_steps")
-    )
-    steps = -(-pictures // record["batch_size"])
-    falls = epochs - 1
-    if decay_steps:
-        falls = (steps * epochs - 1) / decay_steps
-    last = lr * decay**falls
-    print(f"Learning rate {lr:.3g}, in the last step {last:.3g}")
+    tell_steps(task, steps_per_epoch(pictures, record["batch_size"]), record)
     if not resumed:
         tell_replaced(task.save_dir)
+
+
+def tell_steps(task, steps, record):
+    """Prints the learning rate of some steps, and how many are averaged."""
+    names = "epochs lr lr_schedule lr_decay lr_decay_steps warmup".split()
+    falling = {name: task.arguments[name] for name in names}
+    rate, count = schedule(steps=steps, **falling), steps * falling["epochs"]
+    warm = min(warmup_steps(falling["warmup"], steps), count - 1)
+    risen = f", in step {warm + 1} {float(rate(warm)):.3g}" if warm else ""
+    print(
+        f"Learning rate {float(rate(0)):.3g}{risen}, in the last step "
+        f"{float(rate(count - 1)):.3g}"
+    )
+    ema, asked = record["ema"], task.flags["ema"]
+    if ema < asked:
+        print(
+            f"Averaged weights: momentum {ema:.6g}, not {asked:.6g}: a memory "
+            f"of {counted(round(1 / (1 - ema)), 'step')}, of {count}"
+        )
 
 
 def tell_replaced(save_dir):

@@ -74,7 +74,7 @@ class ShiftedBatches(keras.utils.PyDataset):
         self.set_epoch(0)
 
     def __len__(self):
-        return math.ceil(len(self.y) / self.batch_size)
+        return steps_per_epoch(len(self.y), self.batch_size)
 
     def set_epoch(self, epoch):
         """Draws the order and the shifts of an epoch, counted from 0."""
@@ -119,6 +119,11 @@ class ShiftedBatches(keras.utils.PyDataset):
             each = np.asarray(self.class_weight, np.float32)
             scale[: len(labels)] *= each[labels]
         return weights
+
+
+def steps_per_epoch(pictures, batch_size):
+    """Steps of an epoch; the last has what is left."""
+    return math.ceil(pictures / batch_size)
 
 
 def choose_batch_size(most, pictures, replicas=1):

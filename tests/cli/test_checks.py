@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -12,12 +13,14 @@ import pytest
 
 from capsnet.cli.checks import flags_of, parse_args
 from capsnet.cli.options import build_parser
+from capsnet.files import state_sha256
 
 ROOT = Path(__file__).parents[2]
 BEFORE_THE_CHECK = """
 capsulenet.py capsulenet-multi-gpu.py capsnet/__init__.py capsnet/files.py
 capsnet/messages.py capsnet/cli/__init__.py capsnet/cli/checks.py
-capsnet/cli/options.py capsnet/cli/parser.py capsnet/training/recipes.py
+capsnet/cli/options.py capsnet/cli/parser.py capsnet/cli/resuming.py
+capsnet/training/recipes.py
 """
 TASKS = {
     "-t": "-t -w m.keras",
@@ -104,6 +107,44 @@ def test_flags_of_capsules_are_refused_for_the_baseline(here, error_of):
 def test_given_weights_leave_nothing_to_initialize(here, error_of):
     message = error_of("-w", "m.keras", "--init", "authors")
     assert "--init has no effect with -w" in message
+
+
+def test_decay_is_refused_beside_a_cosine(here, error_of, started):
+    resume = started("--lr_schedule", "cosine")
+    for flag in ("--lr_decay 0.9", "--lr_decay_steps 0"):
+        for argv in (["--lr_schedule", "cosine"], resume):
+            message = error_of(*argv, *flag.split())
+            assert f"{flag.split()[0]} has no effect with --lr_s" in message
+        assert parse_args(flag.split()).lr_schedule == "step"
+    args = parse_args(["--recipe", "paper", "--lr_schedule", "cosine"])
+    assert not {"lr_decay", "lr_decay_steps"} & args.recipe_sets.keys()
+
+
+def test_warm_up_ends_with_the_run(here, error_of, started):
+    message = error_of("--warmup", "2.5", "--epochs", "2")
+    assert "at most the run's 2 epochs, got 2.5" in message
+    assert parse_args("--warmup 2 --epochs 2".split()).warmup == 2
+    resume = started("--warmup", "3", "--epochs", "5")
+    assert parse_args(resume).warmup == 3
+
+
+def test_cosine_does_not_go_on_to_more_epochs(error_of, started):
+    resume = started("--lr_schedule", "cosine", "--epochs", "5")
+    assert parse_args([*resume, "--epochs", "5"]).lr_schedule == "cosine"
+    message = error_of(*resume, "--epochs", "6")
+    assert "with the run's 5 epochs, got --epochs 6" in message
+    assert "-w" in message and "--save_dir" in message
+
+
+def test_flag_that_an_older_run_does_not_know_is_refused(error_of, started):
+    resume = started("--epochs", "5")
+    state = Path(resume[-1], "checkpoint", "state.json")
+    content = json.loads(state.read_text())
+    del content["flags"]["warmup"]
+    content["state_sha256"] = state_sha256(content)
+    state.write_text(json.dumps(content))
+    assert parse_args(resume).warmup == 0
+    assert "without --warmup, got 2" in error_of(*resume, "--warmup", "2")
 
 
 def test_recipe_paper_sets_what_the_authors_code_does(here):

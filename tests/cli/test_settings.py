@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from capsnet.cli import settings, telling
-from capsnet.cli.checks import NAMED_DATASETS, parse_args
+from capsnet.cli.checks import parse_args
+from capsnet.cli.resuming import NAMED_DATASETS
 from capsnet.data.sources import BUILT_IN
 from capsnet.models.networks import Network
 
@@ -86,6 +87,41 @@ def test_small_sets_have_small_batches_unless_the_size_is_known(
     args.resumed, args.resume = resumed, resumed is not None
     task = settings.read(args)
     assert task.batch_size(pictures, replicas) == expected
+
+
+@pytest.mark.parametrize(
+    "resumed, expected",
+    # A run of before recorded none, and kept what was asked for.
+    ((None, 0.75), ({"ema": 0.5}, 0.5), ({}, 0.999)),
+)
+def test_momentum_is_bounded_once_for_a_run(resumed, expected):
+    args = parse_args(["--ema", "0.999"])
+    args.resumed = resumed
+    assert settings.read(args).ema(steps=40) == expected
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    (
+        ("", "Learning rate 0.001, in the last step 0.00081"),
+        (
+            "--lr_decay_steps 6 --warmup .5",
+            "Learning rate 0.000333, in step 3 0.000965, in the last step "
+            f"{0.001 * 0.9 ** (11 / 6):.3g}",
+        ),
+        (
+            "--lr_schedule cosine --warmup 3",
+            "Learning rate 7.69e-05, in step 12 0.000923, in the last step "
+            "0.000923",
+        ),
+    ),
+)
+def test_rates_that_are_told_are_those_of_the_steps(capsys, flags, expected):
+    task = read(f"--epochs 3 --ema 0.3 {flags}")
+    telling.tell_steps(task, 4, {"ema": task.ema(12)})
+    lines = capsys.readouterr().out.splitlines()
+    memory = "momentum 0.166667, not 0.3: a memory of 1 step, of 12"
+    assert lines == [expected, f"Averaged weights: {memory}"]
 
 
 def test_last_batch_is_a_step_whatever_is_left_for_it(capsys):

@@ -134,7 +134,8 @@ def test_two_replicas_end_with_the_weights_of_one_on_odd_batches(
     Adam lets grow to 1e-3.
     """
     path = write_data(tmp_path / "data.npz", 7, 3)
-    argv = ["--dataset", path, "--batch_size", 4, "--epochs", 3]
+    argv = ["--dataset", path, "--batch_size", 4, "--epochs", 6]
+    argv += ["--lr_schedule", "cosine", "--warmup", 1, "--ema", 0.9]
     argv += ["--model", model]
     one, two = command(tmp_path / "1", *argv), split(tmp_path / "2", *argv)
     assert one.status == two.status == 0, two.err

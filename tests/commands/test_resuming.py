@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 import shlex
 import shutil
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from running import (
     command,
@@ -24,10 +26,8 @@ from capsnet.training import callbacks
 pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory, data):
-    """Stopped in epoch 3, between the row in the log and the checkpoint."""
-    folder = tmp_path_factory.mktemp("runs") / "an interrupted run's"
+def stopped_in_epoch_3(folder, data, *argv):
+    """Between the row in the log and the checkpoint."""
     keep = callbacks.keep
 
     def stop(folder, model, state):
@@ -37,7 +37,14 @@ def interrupted(tmp_path_factory, data):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks, "keep", stop)
-        stopped = train(folder, data, "--epochs", 4)
+        return train(folder, data, *argv)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, data):
+    """A stopped run of four epochs, and its log then."""
+    folder = tmp_path_factory.mktemp("runs") / "an interrupted run's"
+    stopped = stopped_in_epoch_3(folder, data, "--epochs", 4)
     return stopped, stopped.log()
 
 
@@ -94,6 +101,36 @@ def test_resumed_run_is_the_uninterrupted_one(trained, resumed):
         for name in ("seconds_per_epoch", "flags"):
             del each[name]
     assert record == expected
+
+
+def test_resumed_run_has_its_cosine_and_its_average(tmp_path, data):
+    flags = "--lr_schedule", "cosine", "--warmup", 1.5, "--ema", 0.9
+    flags += "--epochs", 4, "--batch_size", 10, "-r", 1
+    never, folder = train(tmp_path / "never", data, *flags), tmp_path / "often"
+    assert never.status == 0, never.err
+    assert message_of(stopped_in_epoch_3(folder, data, *flags), status=130)
+    resumed = command(folder, "--resume")
+    assert resumed.status == 0, resumed.err
+    log = (folder / "log.csv").read_bytes()
+    assert log == (never.folder / "log.csv").read_bytes()
+    assert same(weights_of(never.model()), weights_of(resumed.model()))
+    # 16 steps, of which 6 warm up: 10 are left for the half wave.
+    wave = [(1 + math.cos(math.pi * done)) / 2 for done in (0.2, 0.6, 0.9)]
+    found, expected = never.log()["learning_rate"], [1 / 7, 5 / 7, *wave[:2]]
+    np.testing.assert_allclose(found, np.multiply(0.001, expected), rtol=1e-5)
+    line = "Learning rate 0.000143, in step 7 0.001, in the last step"
+    line = f"{line} {0.001 * wave[-1]:.3g}"
+    for run_ in (never, resumed):
+        assert line in run_.out.splitlines()
+        assert "momentum 0.375, not 0.9: a memory of 2 steps, of 16" in run_.out
+        assert run_.record()["ema"] == 0.375
+    # Nothing is left of the curve for more epochs.
+    before = contents(folder)
+    message = message_of(command(folder, "--resume", "--epochs", 5))
+    assert "cosine of the learning rate ends with the run's 4 epochs" in message
+    assert contents(folder) == before
+    again = command(folder, "--resume")
+    assert "The run is finished: 4 of 4 epochs" in again.out.splitlines()
 
 
 def test_resuming_a_finished_run_says_that_it_is_finished(copy):

@@ -17,7 +17,7 @@ from samples import (
     write_npz,
 )
 
-from capsnet.cli.checks import NAMED_DATASETS
+from capsnet.cli.resuming import NAMED_DATASETS
 from capsnet.data.sources import BUILT_IN, Dataset, hold_out, load, reorder
 
 # Names

@@ -1,0 +1,59 @@
+"""The flags of a run that goes on: the recorded ones, and no others."""
+
+import os
+
+from capsnet.files import read_state
+from capsnet.messages import UserError, backend
+
+# Data sets that are no files.
+NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
+# What may differ between a run and its continuation.
+FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
+# What `parse_args` adds to the flags.
+NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
+
+
+def restore_flags(args):
+    """Takes the flags of the run in `save_dir`, refusing others."""
+    args.resumed = read_state(args.save_dir)
+    recorded = args.resumed["flags"]
+    ours = backend()
+    theirs = args.resumed.get("environment", {}).get("backend", ours)
+    if theirs != ours:
+        raise UserError(
+            f"--resume: the run was started with KERAS_BACKEND={theirs}, got "
+            f"{ours}; put KERAS_BACKEND={theirs} before the command"
+        )
+    epochs = args.epochs if "epochs" in args.given else recorded["epochs"]
+    if epochs < recorded["epochs"]:
+        raise UserError(
+            f"--resume: the run was started with --epochs "
+            f"{recorded['epochs']}, got {epochs}; it can only grow"
+        )
+    if epochs > recorded["epochs"] and recorded.get("lr_schedule") == "cosine":
+        raise UserError(
+            "--resume: the cosine of the learning rate ends with the run's "
+            f"{recorded['epochs']} epochs, got --epochs {epochs}; start a new "
+            "run from its model (-w) in another --save_dir"
+        )
+    args.epochs = epochs
+    names = vars(args).keys() - FREE_ON_RESUME - NOT_FLAGS
+    for name in sorted(names & (recorded.keys() | args.given)):
+        value = recorded.get(name)  # An older run may not know the flag.
+        if name in args.given and recorded_value(args, name) != value:
+            unset = value is None or value is False
+            was = f"without --{name}" if unset else f"with --{name} {value}"
+            raise UserError(
+                f"--resume: the run was started {was}, got "
+                f"{getattr(args, name)}; leave the flag out, or start a new "
+                "run in another --save_dir"
+            )
+        setattr(args, name, value)
+
+
+def recorded_value(args, name):
+    """A flag's value for the record: a path holds in every folder."""
+    value = getattr(args, name)
+    if name == "dataset" and value and value not in NAMED_DATASETS:
+        return os.path.abspath(os.path.expanduser(value))
+    return value
