@@ -47,8 +47,7 @@ shift_fraction: shift training pictures by up to this part of their side, in
   whole pixels
 val_fraction: part of the training set that is held out to choose the best
   epoch; 0 keeps the last epoch
-model: the paper's capsules, a small network of capsules (Efficient-CapsNet),
-  or the plain network that the paper compares with
+model: the paper's network, a small one (Efficient-CapsNet), or the baseline
 routing: how capsules are coupled; all but attention have rounds (default:
   dynamic; for --model efficient, attention)
 routings: rounds of routing

@@ -28,7 +28,7 @@ def test_training_has_the_values_of_its_flags():
     assert isinstance(task, settings.Training)
     assert (task.dataset, task.seed, task.val_fraction) == ("digits", 3, 0.2)
     assert (task.balanced, task.weights, task.recipe) == (True, None, {})
-    assert task.network == Network(routings=2)
+    assert task.network == Network(routing="dynamic", routings=2)
     bias = {"capsule_bias": 0.1, "primary_scale": 1 / 32}
     paper = read("--recipe paper").network
     assert paper == Network(init="authors", **bias)

@@ -103,7 +103,7 @@ def trained(momentum, epochs=3):
     """The models of a run, its batches and its watcher."""
     models, batches, watch = models_of(), batches_of(), Watch()
     compile_model(models[0], 0.05, 0.0, momentum)
-    average_statistics(models[0], momentum, batches)
+    average_statistics(models[0], momentum, 9, batches)
     tell = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: batches.set_epoch(epoch)
     )
@@ -159,7 +159,21 @@ def test_run_that_goes_on_keeps_its_statistics():
     models, *_ = trained(0.75, epochs=1)
     layer = models[1].get_layer("outer")
     before = numbers(layer.moving_mean, layer.moving_variance)
-    average_statistics(models[0], 0.5)
+    average_statistics(models[0], 0.5, 3)
     assert layer.momentum == 0.5
     after = numbers(layer.moving_mean, layer.moving_variance)
     np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("steps, expected", ((200, 0.95), (50000, 0.99)))
+def test_statistics_of_the_weights_themselves_forget_the_first_steps(
+    steps, expected
+):
+    models, batches = models_of(), batches_of()
+    average_statistics(models[0], 0.0, steps, batches)
+    layer = models[1].get_layer("outer")
+    assert layer.momentum == pytest.approx(expected)
+    x = batches[0][0].astype("float64")
+    mean, variance = numbers(layer.moving_mean, layer.moving_variance)
+    np.testing.assert_allclose(mean, x.mean(), rtol=1e-5)
+    np.testing.assert_allclose(variance, x.var(), rtol=1e-4)
