@@ -6,10 +6,13 @@ import pytest
 from keras import layers
 
 from capsnet.data.batches import ShiftedBatches, pipeline
+from capsnet.data.sources import Dataset
+from capsnet.files import read_state
 from capsnet.models.inference import lengths_model, predict
 from capsnet.models.networks import attach
 from capsnet.training.averages import average_statistics, bounded_momentum
-from capsulenet import compile_model
+from capsulenet import compile_model, train
+from utils import read_log
 
 EPSILON = 0.01
 
@@ -153,6 +156,37 @@ def test_averaged_model_predicts_with_both_averages():
     expected = 1 / (1 + np.exp(-(x @ top + offset)))
     found = predict(lengths_model(models[1]), batches.x)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def run_of(folder, data, *ends):
+    """A run that goes on after each end; returns its log and its model."""
+    folder.mkdir()
+    for epochs in ends:
+        resumed = None if epochs == ends[0] else read_state(folder)
+        flags = {"ema": 0.75, "lr": 0.05, "batch_size": 4, "verbose": 0}
+        flags |= {"epochs": epochs, "resumed": resumed}
+        train(models_of(), data, folder, record={"flags": {}}, **flags)
+    model = keras.models.load_model(folder / "trained_model.keras")
+    return folder / "log.csv", model
+
+
+def test_saved_and_resumed_runs_have_the_same_averages(tmp_path):
+    batches = batches_of(40)
+    x, y = batches.x, batches.y
+    data = Dataset(x, y, x[::-1], y[::-1], ["a", "b"], "a test")
+    log, model = run_of(tmp_path / "never", data, 3)
+    other_log, other = run_of(tmp_path / "often", data, 1, 3)
+    assert log.read_bytes() == other_log.read_bytes()
+    for ours, theirs in zip(model.get_weights(), other.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+    layer = model.get_layer("outer")
+    (mean,), (variance,) = numbers(layer.moving_mean, layer.moving_variance)
+    assert mean == pytest.approx((x / 255).mean(), rel=0.1)
+    assert variance == pytest.approx((x / 255).var(), rel=0.2)
+    # The saved model is the one that was tested.
+    found = predict(lengths_model(model), data.x_test).argmax(-1)
+    error = 100 * np.mean(found != data.y_test)
+    assert read_log(log)["test_error"][-1] == pytest.approx(error)
 
 
 def test_run_that_goes_on_keeps_its_statistics():
