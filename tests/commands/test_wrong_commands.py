@@ -37,7 +37,7 @@ WRONG = """
 --lr inf                        a number above 0
 --lr_decay 1.1                  above 0 and at most 1, got '1.1'
 --lr_decay_steps -1             an integer at least 0
---lr_schedule linear            choose from
+--lr_schedule linear            invalid choice: 'linear'
 --warmup -1                     a number at least 0
 --warmup 51                     at most the run's 50 epochs, got 51
 --lr_min 0.1                    unrecognized arguments: --lr_min
