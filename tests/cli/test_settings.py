@@ -31,7 +31,9 @@ def test_training_has_the_values_of_its_flags():
     assert task.network == Network(routing="dynamic", routings=2)
     bias = {"capsule_bias": 0.1, "primary_scale": 1 / 32}
     paper = read("--recipe paper").network
-    assert paper == Network(init="authors", **bias)
+    assert paper == Network("capsnet", "dynamic", 3, "authors", **bias)
+    small = read("--model efficient").network
+    assert small == Network("efficient", "attention")
     assert task.pictures == {
         **{"image_size": (20, 30), "grayscale": True},
         **{"test_fraction": None, "skip_unreadable": False},
