@@ -94,6 +94,34 @@ def draw_manipulations(images, values, title, path):
     save_figure(figure, path)
 
 
+def draw_versions(images, versions, path):
+    """Pictures on the left, and in each one's row some versions of it.
+
+    Args:
+        images: Array of shape `(n, h, w, channels)` in [0, 1].
+        versions: Array of shape `(n, count, h, w, channels)`.
+        path: Picture file to write.
+    """
+    n, count, height, width, channels = versions.shape
+    # Wider than the picture that the grid leaves between two others.
+    parts = [
+        combine_images(images, 1),
+        combine_images(versions.reshape(-1, *images.shape[1:]), count),
+    ]
+    inches = 9.0
+    figure, axes = plt.subplots(
+        1,
+        2,
+        figsize=(inches, inches * n * height / (width * (count + 1)) + 0.5),
+        width_ratios=[1, count],
+        dpi=120,
+    )
+    for axis, grid, title in zip(axes, parts, ("picture", "in training")):
+        show(axis, grid)
+        axis.set_title(title)
+    save_figure(figure, path)
+
+
 def draw_pairs(images, reconstructions, titles, path):
     """Pictures, each beside its reconstruction and under a title of its own.
 

@@ -204,8 +204,7 @@ class Bench:
 
     def shifted(self, pictures):
         """Random pictures as training gets them."""
-        shift = feeding.max_shift((self.spec["size"],) * 2, 0.1)
-        return batches_of(self.spec, pictures, shift=shift, shuffle=True)
+        return batches_of(self.spec, pictures, augment=Shift(), shuffle=True)
 
     def fit(self, steps):
         batches = self.shifted(steps * self.spec["batch_size"])

@@ -21,6 +21,17 @@ STRUCTURE = {*GEOMETRY, "model", "routings", "capsule_bias", "primary_scale"}
 STRUCTURE |= {"conv", "lam_recon"}
 # What has no effect on a network without capsules.
 OF_CAPSULES = (STRUCTURE | {"init", "digit"}) - {"model", "conv"}
+# The ranges of each kind of augmentation.
+OF_AFFINE = {"rotation", "scale", "shear", "shift_fraction"}
+RANGES = {
+    "shift": {"shift_fraction"},
+    "affine": OF_AFFINE,
+    "photo": {"colour", *OF_AFFINE},
+    "none": set(),
+}
+# What decides about the training pictures, read and changed.
+PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
+PICTURES |= {"skip_unreadable", "augment", *RANGES["photo"]}
 # The flags that have an effect, for each task but training.
 OF_TEST = {"testing", "weights", "save_dir", "skip_unreadable", "dataset"}
 OF_TEST |= {"image_size", "grayscale", "test_fraction", "seed", "routings"}
@@ -30,6 +41,7 @@ EFFECTIVE = {
     "--digit": {"digit", *OF_TEST},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
     "--export": {"export", "weights"},
+    "--show_augment": {"show_augment", "save_dir", "seed", "recipe", *PICTURES},
 }
 BACKENDS = ("tensorflow", "jax", "torch")
 # What may differ between a run and its continuation.
@@ -98,6 +110,9 @@ def checked(defaults, given):
     recipe = RECIPES[given.get("recipe", "classic")]
     args = argparse.Namespace(**{**defaults, **recipe, **given})
     args.given, args.resumed, args.task = set(given), None, task_of(args)
+    check_backend()
+    if args.task is None and args.resume:
+        restore_flags(args, defaults)
     idle = idle_flags(args)
     for name in sorted(args.given & idle.keys()):
         raise UserError(f"--{name} {idle[name]}: leave it out")
@@ -106,11 +121,12 @@ def checked(defaults, given):
         for name, value in recipe.items()
         if name not in given and name not in idle
     }
-    check_backend()
     if args.task is None:
         check_training(args)
-    else:
+    elif "weights" in EFFECTIVE[args.task]:
         check_weights(args, args.task)
+    if args.dataset is None and args.task in (None, "--show_augment"):
+        args.dataset = "mnist"
     if args.export is not None:
         check_export(args)
     for path in args.predict or ():
@@ -131,6 +147,7 @@ def task_of(args):
         "--digit": args.digit is not None,
         "--predict": args.predict is not None,
         "--export": args.export is not None,
+        "--show_augment": args.show_augment,
     }
     tasks = [task for task, is_asked in asked.items() if is_asked]
     if len(tasks) > 1:
@@ -158,7 +175,9 @@ def idle_flags(args):
     if args.model == "baseline":
         why = "is for capsules, and --model baseline has none"
         idle |= dict.fromkeys(OF_CAPSULES, why)
-    return idle
+    others = RANGES["photo"] - RANGES[args.augment]
+    why = f"has no effect with --augment {args.augment}"
+    return dict.fromkeys(others, why) | idle
 
 
 def check_backend():
@@ -178,18 +197,12 @@ def check_package(name, user):
 
 def check_training(args):
     """Raises `UserError` where a training cannot begin, or go on."""
-    if args.resume and args.weights is not None:
-        raise UserError("--resume starts from its checkpoint: leave -w out")
-    if args.weights is not None:
+    if args.weights is not None and not args.resume:
         check_weights(args, "-w")
         if len(args.weights) > 1:
             raise UserError("-w takes one file to start from; several need -t")
     if args.debug:
         check_package("tensorboard", "--debug")
-    if args.resume:
-        restore_flags(args)
-    if args.dataset is None:
-        args.dataset = "mnist"
 
 
 def check_weights(args, task):
@@ -233,10 +246,16 @@ def check_export(args):
         )
 
 
-def restore_flags(args):
-    """Takes the flags of the run in `save_dir`, refusing others."""
+def restore_flags(args, defaults):
+    """Takes the flags of the run in `save_dir`, refusing others.
+
+    A run of before has no record of a newer flag, and did what is its
+    default.
+    """
+    if args.weights is not None:
+        raise UserError("--resume starts from its checkpoint: leave -w out")
     args.resumed = read_state(args.save_dir)
-    recorded = args.resumed["flags"]
+    recorded = {**defaults, **args.resumed["flags"]}
     ours = backend()
     theirs = args.resumed.get("environment", {}).get("backend", ours)
     if theirs != ours:
