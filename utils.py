@@ -103,22 +103,19 @@ def draw_versions(images, versions, path):
         path: Picture file to write.
     """
     n, count, height, width, channels = versions.shape
-    # Wider than the picture that the grid leaves between two others.
-    parts = [
-        combine_images(images, 1),
-        combine_images(versions.reshape(-1, *images.shape[1:]), count),
-    ]
-    inches = 9.0
-    figure, axes = plt.subplots(
-        1,
-        2,
-        figsize=(inches, inches * n * height / (width * (count + 1)) + 0.5),
-        width_ratios=[1, count],
-        dpi=120,
+    versions = versions.reshape(-1, height, width, channels)
+    grids = combine_images(images, 1), combine_images(versions, count)
+    gap = np.full((len(grids[0]), math.ceil(width / 6), channels), 255, "uint8")
+    grid = np.concatenate([grids[0], gap, grids[1]], axis=1)
+    inches = 8.0
+    figure, axis = plt.subplots(
+        figsize=(inches, inches * grid.shape[0] / grid.shape[1] + 0.4), dpi=120
     )
-    for axis, grid, title in zip(axes, parts, ("picture", "in training")):
-        show(axis, grid)
-        axis.set_title(title)
+    show(axis, grid)
+    middles = width / 2, (grid.shape[1] + width + gap.shape[1]) / 2
+    axis.set_xticks(middles, ("picture", "versions of it in training"))
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
     save_figure(figure, path)
 
 

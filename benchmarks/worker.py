@@ -50,6 +50,7 @@ from classic import ClassicCapsNet  # noqa: E402
 import capsulenet  # noqa: E402
 from capsnet import devices  # noqa: E402
 from capsnet.data import batches as feeding  # noqa: E402
+from capsnet.data.augment import Shift  # noqa: E402
 from capsnet.models import inference, toomcook  # noqa: E402
 
 try:

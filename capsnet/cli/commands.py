@@ -24,7 +24,6 @@ from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.messages import UserError, command, fail
 from capsnet.models.saving import export, load_models, load_weights, save_half
 
-
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
 

@@ -46,10 +46,10 @@ skip_unreadable: leave out the pictures of a folder that cannot be read
 augment: how each epoch changes the training pictures: shift by whole pixels;
   affine also turns, scales and shears; photo also mirrors and changes colours
 shift_fraction: shift by up to this part of the side
-rotation: turn by up to this many degrees
-scale: let each side grow or shrink by up to this part
-shear: slant by up to this many pixels for each pixel down
-colour: change brightness, contrast and colour by up to this part
+rotation: affine and photo turn by up to this many degrees
+scale: affine and photo scale height and width by up to this part
+shear: affine and photo slant by up to this many pixels for each pixel down
+colour: photo changes brightness, contrast and colour by up to this part
 val_fraction: part of the training set that is held out to choose the best
   epoch; 0 keeps the last epoch
 model: capsules, or the plain network that the paper compares with

@@ -90,7 +90,7 @@ class Shift(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Affine(Augmentation):
-    """Turned, sheared, scaled and shifted about the centre, bilinear.
+    """Scaled, slanted and turned about the centre, then shifted, bilinear.
 
     Args:
         rotation: Degrees, at most, to either side.
@@ -113,12 +113,9 @@ class Affine(Augmentation):
         return generator.uniform(-1, 1, (n, 6))
 
     def take(self, padded, chosen, draws):
-        return np.moveaxis(self.planes(padded, chosen, draws), 0, -1)
-
-    def planes(self, padded, chosen, draws):
-        """As `take`, of shape `(channels, m, height, width)`."""
         shifts = self.shift_fraction * draws[:, 4:6]
-        return transform(padded, chosen, self.matrices(draws), shifts)
+        moved = transform(padded, chosen, self.matrices(draws), shifts)
+        return np.moveaxis(moved, 0, -1)
 
     def matrices(self, draws):
         """From a transformed picture's places to the picture's own.
@@ -132,15 +129,15 @@ class Affine(Augmentation):
         down, right = 1 / (1 + self.scale * down), 1 / (1 + self.scale * right)
         rows = [down * cos, down * sin]
         columns = [right * (shear * cos - sin), right * (shear * sin + cos)]
-        return np.stack([np.stack(rows, -1), np.stack(columns, -1)], 1)
+        return np.stack([rows, columns]).transpose(2, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Photo(Affine):
     """As `Affine`; half of the pictures mirrored; other light and colours.
 
-    Brightness, contrast (about the picture's mean) and colour (about each
-    pixel's grey, where there are three channels or more) are multiplied by
+    Brightness, then contrast (about the picture's mean), then colour (about
+    each pixel's grey, where there are three channels) are multiplied by
     1 - `colour` to 1 + `colour`. A fourth channel, alpha, only moves.
 
     Args:
@@ -157,22 +154,33 @@ class Photo(Affine):
         matrices[draws[:, 6] < 0, 1] *= -1  # The columns from the right.
         return matrices
 
-    def planes(self, padded, chosen, draws):
-        planes = super().planes(padded, chosen, draws)
-        factors = (1 + self.colour * draws[:, 7:]).astype(np.float32)
-        brightness, contrast, colour = factors.T[..., None, None]
-        seen = planes[:3]
-        seen *= brightness
-        mean = seen.mean((0, 2, 3))[:, None, None]
-        seen -= mean
-        seen *= contrast
-        seen += mean
-        if len(seen) == 3:
-            grey = np.einsum("cmhw,c->mhw", seen, LUMA)
-            seen -= grey
-            seen *= colour
-            seen += grey
-        return np.clip(planes, 0, 255, out=planes)
+    def take(self, padded, chosen, draws):
+        # Before they move: what comes in from outside stays zero.
+        planes = padded[:, chosen].astype(np.float32)
+        recolour(planes[:3, :, 1:-2, 1:-2], 1 + self.colour * draws[:, 7:])
+        np.clip(planes, 0, 255, out=planes)
+        return super().take(planes, np.arange(len(chosen)), draws)
+
+
+def recolour(planes, factors):
+    """Multiplies brightness, contrast and colour of pictures, in place.
+
+    Args:
+        planes: float32 array of shape `(channels, m, height, width)`.
+        factors: Array of shape `(m, 3)`, in this order.
+    """
+    factors = factors.astype(np.float32)
+    brightness, contrast, colour = factors.T[..., None, None]
+    planes *= brightness
+    mean = planes.mean((0, 2, 3))[:, None, None]
+    planes -= mean
+    planes *= contrast
+    planes += mean
+    if len(planes) == 3:
+        grey = np.einsum("cmhw,c->mhw", planes, LUMA)
+        planes -= grey
+        planes *= colour
+        planes += grey
 
 
 def transform(padded, chosen, matrices, shifts):
@@ -192,9 +200,10 @@ def transform(padded, chosen, matrices, shifts):
         float32 array of shape `(channels, m, height, width)`.
     """
     rows, stride = padded.shape[2:]
-    size = np.array([rows - 3, stride - 3])
-    centre = (size - 1) / 2
-    offsets = centre - np.einsum("nij,nj->ni", matrices, centre + shifts * size)
+    size = rows - 3, stride - 3
+    centre = np.subtract(size, 1) / 2
+    middle = centre + shifts * size  # Where the picture's centre comes to lie.
+    offsets = centre - np.einsum("nij,nj->ni", matrices, middle)
     # The margin is one pixel wide: further out all is zero.
     maps = np.concatenate([matrices, offsets[..., None] + 1], -1)
     maps = maps.astype(np.float32)[..., None, None]
@@ -220,8 +229,8 @@ def transform(padded, chosen, matrices, shifts):
 
 def along(values, place, part):
     """Values `part` of the way from `place` to the next one."""
-    first = values[place].astype(np.float32)
-    second = values[place + 1].astype(np.float32)
+    first = values[place].astype(np.float32, copy=False)
+    second = values[place + 1].astype(np.float32, copy=False)
     second -= first
     second *= part
     second += first
