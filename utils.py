@@ -105,7 +105,7 @@ def draw_versions(images, versions, path):
     n, count, height, width, channels = versions.shape
     versions = versions.reshape(-1, height, width, channels)
     grids = combine_images(images, 1), combine_images(versions, count)
-    gap = np.full((len(grids[0]), math.ceil(width / 6), channels), 255, "uint8")
+    gap = np.full((len(grids[0]), 2 + width // 8, channels), 255, "uint8")
     grid = np.concatenate([grids[0], gap, grids[1]], axis=1)
     inches = 8.0
     figure, axis = plt.subplots(

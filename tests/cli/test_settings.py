@@ -141,6 +141,19 @@ def test_words_for_compilation_are_those_of_keras(here, word, expected):
     assert testing.asked == {"jit_compile": expected}
 
 
+def test_compiling_a_direct_convolution_on_a_cpu_is_warned_of(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(telling, "runs_on_cpu", lambda: True)
+    for flags, warned in (
+        ("--conv direct", True),
+        ("--conv fast", False),
+        ("--dtype_policy mixed_bfloat16", True),
+    ):
+        telling.tell_compilation(read(f"--jit_compile on {flags}"))
+        assert ("twenty times slower" in capsys.readouterr().out) is warned
+
+
 def test_testing_asks_for_what_was_given_alone(here):
     task = read("-t -w m.keras n.keras --save_dir new")
     assert isinstance(task, settings.Testing)
