@@ -9,12 +9,14 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
     python capsulenet.py --digit 5 -w FILE        draw what its capsules mean
     python capsulenet.py --predict P... -w FILE   classify pictures, folders
     python capsulenet.py --export DIR -w FILE     write a model for serving
+    python capsulenet.py --show_augment           draw what training will see
 
 Training writes into `--save_dir` (default `result`): `trained_model.keras`,
 `log.csv`, `log.png`, `run.json` and `checkpoint/`. Testing writes `test.json`,
 `confusion.png`, `mistakes.png` and `real_and_recon.png`; `--digit N` also
 `manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
-where `--save_dir` is given, else nothing.
+where `--save_dir` is given, else nothing. `--show_augment` writes
+`augment.png`.
 """
 
 import functools
@@ -32,7 +34,8 @@ from keras import layers, ops
 
 import utils
 from capsnet.cli import commands
-from capsnet.data.batches import ShiftedBatches, max_shift, pipeline
+from capsnet.data.augment import Shift
+from capsnet.data.batches import ShiftedBatches, pipeline
 from capsnet.evaluation import figures
 from capsnet.files import whole_file
 from capsnet.models import geometry, networks
@@ -206,7 +209,7 @@ def train(
     lr_decay_steps=0,
     warmup=0.0,
     lam_recon=0.392,
-    shift_fraction=0.1,
+    augment=Shift(),
     validation=None,
     ema=0.0,
     seed=0,
@@ -228,6 +231,7 @@ def train(
         lr, lr_schedule, lr_decay, lr_decay_steps, warmup: As in
             `schedules.schedule`.
         lam_recon: Weight of the mean squared error of the reconstruction.
+        augment: How each epoch changes the pictures, an `Augmentation`.
         validation: None, or a pair of held out pictures and labels; then the
             epoch with their best accuracy is kept, else the last one.
         ema: Momentum of averaged weights, 0 for none.
@@ -258,7 +262,7 @@ def train(
     batches = batch(
         data.x_train,
         data.y_train,
-        shift=max_shift(data.x_train.shape[1:3], shift_fraction),
+        augment=augment,
         seed=seed,
         shuffle=True,
         class_weight=class_weight,

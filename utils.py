@@ -94,6 +94,31 @@ def draw_manipulations(images, values, title, path):
     save_figure(figure, path)
 
 
+def draw_versions(images, versions, path):
+    """Pictures on the left, and in each one's row some versions of it.
+
+    Args:
+        images: Array of shape `(n, h, w, channels)` in [0, 1].
+        versions: Array of shape `(n, count, h, w, channels)`.
+        path: Picture file to write.
+    """
+    n, count, height, width, channels = versions.shape
+    versions = versions.reshape(-1, height, width, channels)
+    grids = combine_images(images, 1), combine_images(versions, count)
+    gap = np.full((len(grids[0]), 2 + width // 8, channels), 255, "uint8")
+    grid = np.concatenate([grids[0], gap, grids[1]], axis=1)
+    inches = 8.0
+    figure, axis = plt.subplots(
+        figsize=(inches, inches * grid.shape[0] / grid.shape[1] + 0.4), dpi=120
+    )
+    show(axis, grid)
+    middles = width / 2, (grid.shape[1] + width + gap.shape[1]) / 2
+    axis.set_xticks(middles, ("picture", "versions of it in training"))
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    save_figure(figure, path)
+
+
 def draw_pairs(images, reconstructions, titles, path):
     """Pictures, each beside its reconstruction and under a title of its own.
 

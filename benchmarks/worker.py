@@ -50,6 +50,7 @@ from classic import ClassicCapsNet  # noqa: E402
 import capsulenet  # noqa: E402
 from capsnet import devices  # noqa: E402
 from capsnet.data import batches as feeding  # noqa: E402
+from capsnet.data.augment import Shift  # noqa: E402
 from capsnet.models import inference, toomcook  # noqa: E402
 from capsnet.models.geometry import parameters  # noqa: E402
 
@@ -205,8 +206,7 @@ class Bench:
 
     def shifted(self, pictures):
         """Random pictures as training gets them."""
-        shift = feeding.max_shift((self.spec["size"],) * 2, 0.1)
-        return batches_of(self.spec, pictures, shift=shift, shuffle=True)
+        return batches_of(self.spec, pictures, augment=Shift(), shuffle=True)
 
     def fit(self, steps):
         batches = self.shifted(steps * self.spec["batch_size"])

@@ -3,10 +3,10 @@
 A room imports only rooms of its own floor or below it; from the top:
 
     cli/            parser.py (what argparse lacks), options.py (flags),
-                    checks.py (what excludes what), resuming.py (flags of a
-                    run that goes on), settings.py (the seam: from flags to
-                    values), commands.py (what each task does), telling.py
-                    (what a training says)
+                    checks.py (what excludes what), paths.py (what a path
+                    has to be), resuming.py (flags of a run that goes on),
+                    settings.py (the seam: from flags to values), commands.py
+                    (what each task does), telling.py (what a training says)
     evaluation/     loading.py (which models, on which data), figures.py,
                     prediction.py
     training/       recipes.py, schedules.py (the learning rate), averages.py
@@ -20,7 +20,8 @@ A room imports only rooms of its own floor or below it; from the top:
                     (what a file may claim), inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), arrays.py (npz
                     and idx), folders.py and pictures.py, digits.py (drawn on
-                    the spot), batches.py (what `fit` is fed)
+                    the spot), augment.py (shifts and stronger changes),
+                    batches.py (what `fit` is fed)
     files.py        whole-or-nothing writes, the lock, the state of a run
     devices.py      what it runs on
     messages.py     the user's errors, and the words for the user

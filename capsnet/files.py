@@ -21,6 +21,7 @@ MODEL, RECORD, LOG, PLOT = (
     "trained_model.keras run.json log.csv log.png".split()
 )
 CHECKPOINT = "checkpoint"
+AUGMENTED = "augment.png"
 STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
 OF_RUN = (STATE, RECORD, PLOT, "tensorboard/*/events.out.tfevents.*")
@@ -31,7 +32,7 @@ OF_MODEL = [*TEST_FILES, "manipulate-*.png"]
 OF_MODEL += ["predictions.csv", "predictions.png"]
 # All that may be left half written; nothing else is ours to remove.
 WRITTEN = (MODEL, RECORD, LOG, PLOT, "epoch-*.weights.h5", "state.json")
-WRITTEN += tuple(OF_MODEL)
+WRITTEN += (AUGMENTED, *OF_MODEL)
 LEFTOVERS = [f".[0-9]*-{name}" for name in WRITTEN]  # Of `whole_file`.
 
 

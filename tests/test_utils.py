@@ -109,6 +109,29 @@ def test_manipulations_tell_what_rows_and_columns_are(
             np.testing.assert_array_equal(part, expected)
 
 
+@pytest.mark.parametrize("channels", (1, 3, 4))
+def test_versions_stand_in_the_row_of_their_picture(
+    tmp_path, figures, channels
+):
+    images = random_pictures(3, channels=channels)
+    versions = random_pictures(6, channels=channels, seed=1)
+    versions = versions.reshape(3, 2, 4, 5, channels)
+    path = tmp_path / "picture.png"
+    utils.draw_versions(images, versions, path)
+    assert_is_png(path)
+    (axis,) = figures[0].axes
+    pixels = shown_pixels(axis)
+    for row in range(3):
+        part = pixels[5 * row :][:4]
+        # From the left the picture, and up to the right its versions.
+        cells = part[:, :5], part[:, -11:-6], part[:, -5:]
+        for cell, image in zip(cells, (images[row], *versions[row])):
+            np.testing.assert_array_equal(cell, np.round(255 * image).squeeze())
+    assert pixels.shape[1] >= 3 * 5 + 3  # The picture stands apart.
+    expected = ["picture", "versions of it in training"]
+    assert labels_of(axis.get_xticklabels()) == expected
+
+
 @pytest.fixture
 def log(tmp_path):
     """The path of a `log.csv` with two epochs."""

@@ -7,19 +7,29 @@ import os
 import signal
 import sys
 
-from capsnet.cli.options import GEOMETRY, MODEL_EXAMPLE, build_parser
+from capsnet.cli.options import GEOMETRY, build_parser
+from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
 from capsnet.messages import UserError, backend, fail, outlive_reader
 from capsnet.training.recipes import RECIPES
 
-# What users may expect of --export, which would become a folder's name.
-OTHER_FORMATS = (".onnx", ".tflite", ".h5", ".pb", ".pt")
 # What decides about a network: needed where weights come without one.
 OF_PAPER = {*GEOMETRY, "capsule_bias", "primary_scale"}
 STRUCTURE = OF_PAPER | {"model", "routing", "routings", "conv", "lam_recon"}
 USUAL_ROUTING = {"efficient": "attention"}
 # What has no effect on a network without capsules.
 OF_CAPSULES = (STRUCTURE | {"init", "digit"}) - {"model", "conv"}
+# The ranges of each kind of augmentation.
+OF_AFFINE = {"rotation", "scale", "shear", "shift_fraction"}
+RANGES = {
+    "shift": {"shift_fraction"},
+    "affine": OF_AFFINE,
+    "photo": {"colour", *OF_AFFINE},
+    "none": set(),
+}
+# What decides about the training pictures, read and changed.
+PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
+PICTURES |= {"skip_unreadable", "augment", *RANGES["photo"]}
 # The flags that have an effect, for each task but training.
 OF_TEST = {"testing", "weights", "save_dir", "skip_unreadable", "dataset"}
 OF_TEST |= {"image_size", "grayscale", "test_fraction", "seed", "routings"}
@@ -29,6 +39,7 @@ EFFECTIVE = {
     "--digit": {"digit", *OF_TEST},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
     "--export": {"export", "weights"},
+    "--show_augment": {"show_augment", "save_dir", "seed", "recipe", *PICTURES},
 }
 BACKENDS = ("tensorflow", "jax", "torch")
 OLDEST_PYTHON = (3, 11)
@@ -93,6 +104,9 @@ def checked(defaults, given):
     recipe = RECIPES[given.get("recipe", "classic")]
     args = argparse.Namespace(**{**defaults, **recipe, **given})
     args.given, args.resumed, args.task = set(given), None, task_of(args)
+    check_backend()
+    if args.task is None and args.resume:
+        restore_flags(args, defaults)
     if args.routing is None:
         args.routing = USUAL_ROUTING.get(args.model, "dynamic")
     idle = refuse_idle(args)
@@ -101,21 +115,15 @@ def checked(defaults, given):
         for name, value in recipe.items()
         if name not in given and name not in idle
     }
-    check_backend()
     if args.task is None:
         check_training(args)
-    else:
+    elif "weights" in EFFECTIVE[args.task]:
         check_weights(args, args.task)
+    if args.dataset is None and args.task in (None, "--show_augment"):
+        args.dataset = "mnist"
     if args.export is not None:
         check_export(args)
-    for path in args.predict or ():
-        if not os.path.exists(path):
-            raise UserError(
-                "--predict expects pictures or folders of pictures, got "
-                f"{path!r}, which is not there"
-            )
-    if os.path.exists(args.save_dir) and not os.path.isdir(args.save_dir):
-        raise UserError(f"--save_dir expects a folder, got {args.save_dir!r}")
+    check_paths(args)
     return args
 
 
@@ -126,6 +134,7 @@ def task_of(args):
         "--digit": args.digit is not None,
         "--predict": args.predict is not None,
         "--export": args.export is not None,
+        "--show_augment": args.show_augment,
     }
     tasks = [task for task, is_asked in asked.items() if is_asked]
     if len(tasks) > 1:
@@ -169,7 +178,9 @@ def idle_flags(args):
         idle |= dict.fromkeys(OF_PAPER | {"init"}, why)
     if args.routing == "attention":
         idle["routings"] = "is for rounds, and attention has none"
-    return idle
+    others = RANGES["photo"] - RANGES[args.augment]
+    why = f"has no effect with --augment {args.augment}"
+    return dict.fromkeys(others, why) | idle
 
 
 def check_backend():
@@ -189,64 +200,16 @@ def check_package(name, user):
 
 def check_training(args):
     """Raises `UserError` where a training cannot begin, or go on."""
-    if args.resume and args.weights is not None:
-        raise UserError("--resume starts from its checkpoint: leave -w out")
-    if args.weights is not None:
+    if args.weights is not None and not args.resume:
         check_weights(args, "-w")
         if len(args.weights) > 1:
             raise UserError("-w takes one file to start from; several need -t")
     if args.debug:
         check_package("tensorboard", "--debug")
-    if args.resume:
-        restore_flags(args)
-        refuse_idle(args)
     if args.warmup > args.epochs:
         raise UserError(
             f"--warmup expects at most the run's {args.epochs} epochs, got "
             f"{args.warmup:g}; lower it, or raise --epochs"
-        )
-    if args.dataset is None:
-        args.dataset = "mnist"
-
-
-def check_weights(args, task):
-    """Raises `UserError` unless -w names files that the task can use."""
-    if args.weights is None:
-        raise UserError(
-            f"{task} needs a model: -w FILE, for instance -w {MODEL_EXAMPLE}"
-        )
-    suffixes, expected = (".keras", ".h5"), "a .keras or .h5 file"
-    if task in ("--predict", "--export"):
-        suffixes, expected = (".keras",), "a whole model, a .keras file,"
-    for path in args.weights:
-        if not (os.path.isfile(path) and path.endswith(suffixes)):
-            is_there = os.path.exists(path)
-            raise UserError(
-                f"{task} expects {expected} after -w, got {path!r}, which is "
-                f"{'something else' if is_there else 'not there'}; training "
-                "writes trained_model.keras"
-            )
-
-
-def check_export(args):
-    """Raises `UserError` where an export would overwrite something."""
-    target = args.export
-    if len(args.weights) > 1:
-        raise UserError("--export takes one model; name one file after -w")
-    if not target:
-        raise UserError("--export expects the name of a folder or file, got ''")
-    if target.endswith(OTHER_FORMATS):
-        raise UserError(
-            f"--export expects a folder or a .keras file, got {target!r}, a "
-            "format that it does not write; for ONNX see Keras's model.export"
-        )
-    empty = os.path.isdir(target) and not os.listdir(target)
-    to_file = target.endswith(".keras")
-    if os.path.lexists(target) and (to_file or not empty):
-        kind = "new file" if to_file else "new or empty folder"
-        raise UserError(
-            f"--export expects a {kind}, got {target!r}, which is there; name "
-            "another, or remove it"
         )
 
 

@@ -1,4 +1,4 @@
-"""The four tasks: what each does, and what it tells the user.
+"""The five tasks: what each does, and what it tells the user.
 
 The functions of `capsulenet.py` that they call are handed to them: the
 script is above this room.
@@ -11,17 +11,22 @@ import typing
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
+import utils
 from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import environment, make_deterministic
 from capsnet.evaluation import loading, prediction
-from capsnet.files import locked
+from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.messages import UserError, command, fail
 from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, load_weights, save_half
+
+# What --show_augment draws: pictures, and versions of each.
+AUGMENTED_ROWS, VERSIONS = 8, 9
 
 
 class Script(typing.NamedTuple):
@@ -61,6 +66,8 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
                 run_testing(task, script)
             elif isinstance(task, settings.Prediction):
                 run_prediction(task)
+            elif isinstance(task, settings.Showing):
+                run_showing(task)
             else:
                 run_export(task)
     except UserError as error:
@@ -176,6 +183,22 @@ def run_prediction(task):
     if task.save_dir:
         prediction.write_predictions(models[0], rows, images, task.save_dir)
         print(f"Written to {task.save_dir}: predictions.csv, predictions.png")
+
+
+def run_showing(task):
+    """Draws training pictures beside versions of them; trains nothing."""
+    data = load(task.dataset, seed=task.seed, **task.pictures)
+    for note in data.notes:
+        print(note)
+    generator = np.random.default_rng(task.seed)
+    count = min(AUGMENTED_ROWS, len(data.x_train))
+    images = data.x_train[generator.permutation(len(data.x_train))[:count]]
+    versions = task.augment(np.repeat(images, VERSIONS, axis=0), generator)
+    versions = versions.reshape(count, VERSIONS, *images.shape[1:])
+    path = os.path.join(task.save_dir, AUGMENTED)
+    with whole_file(path) as temporary:
+        utils.draw_versions(images / 255, versions, temporary)
+    print(f"Written: {path}")
 
 
 def run_export(task):

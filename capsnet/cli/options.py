@@ -43,8 +43,13 @@ grayscale: turn colour into grey
 test_fraction: part of each class that a folder of pictures without train and
   test keeps for the test (default: 0.2)
 skip_unreadable: leave out the pictures of a folder that cannot be read
-shift_fraction: shift training pictures by up to this part of their side, in
-  whole pixels
+augment: how each epoch changes the training pictures: shift by whole pixels;
+  affine also turns, scales and shears; photo also mirrors and changes colours
+shift_fraction: shift by up to this part of the side
+rotation: affine and photo turn by up to this many degrees
+scale: affine and photo scale height and width by up to this part
+shear: affine and photo slant by up to this many pixels for each pixel down
+colour: photo changes brightness, contrast and colour by up to this part
 val_fraction: part of the training set that is held out to choose the best
   epoch; 0 keeps the last epoch
 model: the paper's network, a small one (Efficient-CapsNet), or the baseline
@@ -86,6 +91,7 @@ testing: test the model of -w instead of training
 digit: draw what each dimension of a class's capsule does
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
+show_augment: draw some training pictures as --augment changes them
 export: write the model into a new folder, to be served by TensorFlow, or with
   16 bits into a new .keras file
 save_dir: folder for all that is written
@@ -132,7 +138,14 @@ def add_data_options(group):
     part = number(float, 0, 0.9, low_included=False)
     add("--test_fraction", None, type=part, metavar="F")
     add("--skip_unreadable", False)
+    kinds = ("shift", "affine", "photo", "none")
+    add("--augment", "shift", choices=kinds)
     add("--shift_fraction", 0.1, type=number(float, 0, 0.5), metavar="F")
+    add("--rotation", 15.0, type=number(float, 0, 180), metavar="DEGREES")
+    part = number(float, 0, 0.9)
+    add("--scale", 0.12, type=part, metavar="F")
+    add("--shear", 0.15, type=part, metavar="F")
+    add("--colour", 0.2, type=part, metavar="F")
     add("--val_fraction", 0.0, type=number(float, 0, 0.9), metavar="F")
 
 
@@ -176,6 +189,7 @@ def add_task_options(group):
     add("--digit", None, metavar="CLASS")
     add("--predict", None, nargs="+", metavar="FILE|FOLDER")
     add("--export", None, metavar="DIR|FILE.keras")
+    add("--show_augment", False)
 
 
 def add_output_options(group):

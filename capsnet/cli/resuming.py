@@ -13,10 +13,16 @@ FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
 NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
 
 
-def restore_flags(args):
-    """Takes the flags of the run in `save_dir`, refusing others."""
+def restore_flags(args, defaults):
+    """Takes the flags of the run in `save_dir`, refusing others.
+
+    A run of before has no record of a newer flag, and did what is its
+    default.
+    """
+    if args.weights is not None:
+        raise UserError("--resume starts from its checkpoint: leave -w out")
     args.resumed = read_state(args.save_dir)
-    recorded = args.resumed["flags"]
+    recorded = {**defaults, **args.resumed["flags"]}
     ours = backend()
     theirs = args.resumed.get("environment", {}).get("backend", ours)
     if theirs != ours:
@@ -30,16 +36,15 @@ def restore_flags(args):
             f"--resume: the run was started with --epochs "
             f"{recorded['epochs']}, got {epochs}; it can only grow"
         )
-    if epochs > recorded["epochs"] and recorded.get("lr_schedule") == "cosine":
+    if epochs > recorded["epochs"] and recorded["lr_schedule"] == "cosine":
         raise UserError(
             "--resume: the cosine of the learning rate ends with the run's "
             f"{recorded['epochs']} epochs, got --epochs {epochs}; start a new "
             "run from its model (-w) in another --save_dir"
         )
     args.epochs = epochs
-    names = vars(args).keys() - FREE_ON_RESUME - NOT_FLAGS
-    for name in sorted(names & (recorded.keys() | args.given)):
-        value = recorded.get(name)  # An older run may not know the flag.
+    for name in sorted(recorded.keys() & vars(args).keys() - FREE_ON_RESUME):
+        value = recorded[name]
         if name in args.given and recorded_value(args, name) != value:
             unset = value is None or value is False
             was = f"without --{name}" if unset else f"with --{name} {value}"

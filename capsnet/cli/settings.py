@@ -1,24 +1,27 @@
 """The seam: parsed flags become what the rooms below take.
 
 Nothing else reads argparse's namespace once it is checked. `read` returns
-one of four frozen dataclasses, with objects and numbers in place of the
+one of five frozen dataclasses, with objects and numbers in place of the
 flags' words.
 """
 
 import dataclasses
 
 from capsnet.cli.checks import flags_of
+from capsnet.data.augment import Affine, Augmentation, Photo, Shift
 from capsnet.data.batches import choose_batch_size
 from capsnet.models.networks import Network, reconstruction_weight
 from capsnet.training.averages import bounded_momentum
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
+# Their fields are named as the flags.
+AUGMENTATIONS = {"shift": Shift, "affine": Affine, "photo": Photo}
 JIT = {"auto": "auto", "on": True, "off": False}
 # Arguments of `sources.load`, and of `capsulenet.train`, named as the flags.
 PICTURES = ("image_size", "grayscale", "test_fraction", "skip_unreadable")
 TRAINING = (
-    "epochs lr lr_schedule lr_decay lr_decay_steps warmup shift_fraction seed "
-    "debug steps_per_execution"
+    "epochs lr lr_schedule lr_decay lr_decay_steps warmup seed debug "
+    "steps_per_execution"
 ).split()
 
 
@@ -129,6 +132,20 @@ class Export(Task):
     target: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Showing(Task):
+    """Some training pictures of `dataset`, to be drawn as `augment` has them.
+
+    Args:
+        dataset, pictures: As in `Training`.
+        augment: An `Augmentation`.
+    """
+
+    dataset: str
+    pictures: dict
+    augment: Augmentation
+
+
 def read(args):
     """The task that checked flags describe, one of the classes above."""
     common = {
@@ -147,6 +164,8 @@ def read(args):
         return Testing(**common, digit=args.digit, asked=asked)
     if args.task is None:
         return read_training(args, flags, common)
+    if args.task == "--show_augment":
+        return Showing(**common, **read_pictures(args, flags))
     if "save_dir" not in args.given:
         common["save_dir"] = None
     if args.task == "--export":
@@ -164,14 +183,13 @@ def read_training(args, flags, common):
     again = [script, "--resume", "--save_dir", args.save_dir]
     for name in sorted({"gpus", "device"} & args.given):
         again += [f"--{name}", flags[name]]
-    pictures = {name: flags[name] for name in PICTURES}
-    pictures["image_size"] = args.image_size and tuple(args.image_size)
     arguments = {name: flags[name] for name in TRAINING}
     arguments |= {"jit_compile": common["jit_compile"], "resumed": args.resumed}
+    read = read_pictures(args, flags)
+    arguments["augment"] = read.pop("augment")
     return Training(
         **common,
-        dataset=args.dataset,
-        pictures=pictures,
+        **read,
         val_fraction=args.val_fraction,
         network=Network.of(flags),
         balanced=args.class_weight == "balanced",
@@ -181,3 +199,22 @@ def read_training(args, flags, common):
         recipe=args.recipe_sets,
         again=again,
     )
+
+
+def read_pictures(args, flags):
+    """Where the training pictures come from, and how they change."""
+    pictures = {name: flags[name] for name in PICTURES}
+    pictures["image_size"] = args.image_size and tuple(args.image_size)
+    return {
+        "dataset": args.dataset,
+        "pictures": pictures,
+        "augment": augmentation(args.augment, flags),
+    }
+
+
+def augmentation(kind, flags):
+    """The `Augmentation` of a kind, with the ranges that it has."""
+    if kind == "none":
+        return Shift(0.0)
+    names = [field.name for field in dataclasses.fields(AUGMENTATIONS[kind])]
+    return AUGMENTATIONS[kind](**{name: flags[name] for name in names})

@@ -1,6 +1,6 @@
 """From the arrays of a `Dataset` to the batches that Keras is fed.
 
-Pictures stay uint8 in memory; a batch is cropped, cast and scaled at once.
+Pictures stay uint8 in memory; a batch is moved, cast and scaled at once.
 """
 
 import dataclasses
@@ -9,26 +9,22 @@ import math
 import keras
 import numpy as np
 
+from capsnet.data.augment import Augmentation, Shift
 from capsnet.devices import tensorflow
 
 # Batches are smaller where an epoch would have fewer steps, but not below.
 STEPS, SMALLEST_BATCH = 100, 10
 
 
-def max_shift(shape, shift_fraction):
-    """`(down, right)` in whole pixels, this part of `(height, width, ...)`."""
-    # Rounded first: 0.29 * 100 is a little less than 29.
-    return tuple(math.floor(round(shift_fraction * n, 6)) for n in shape[:2])
-
-
 @dataclasses.dataclass(eq=False, repr=False)
 class ShiftedBatches(keras.utils.PyDataset):
-    """Batches of randomly shifted pictures, for `fit` and `evaluate`.
+    """Batches of randomly moved pictures, for `fit` and `evaluate`.
 
-    Each picture moves by its own number of whole pixels, and zeros come in
-    at the edge. A batch depends on `(seed, epoch, index)` alone, so that a
-    resumed run sees what the uninterrupted one would have seen; a callback
-    tells the epoch by `set_epoch`.
+    `augment` moves each picture in its own way. What is random is drawn for
+    a whole epoch from `(seed, epoch)`, a row for each picture of `x`. So a
+    batch depends on `(seed, epoch, index)` alone, a picture's version on
+    neither batch nor replicas, and a resumed run sees what the uninterrupted
+    one would have seen; a callback tells the epoch by `set_epoch`.
 
     A batch is `(inputs, targets)`, inputs `{"image", "label"}` and targets
     `{"capsnet", "decoder"}`: float32 pictures in [0, 1] and one-hot labels.
@@ -46,8 +42,8 @@ class ShiftedBatches(keras.utils.PyDataset):
     y: np.ndarray  # Integers, (n,).
     n_class: int
     batch_size: int  # Pictures a batch, all replicas together.
-    shift: tuple = (0, 0)  # (down, right), at most, in pixels either way.
-    seed: int = 0  # Draws the order and the shifts.
+    augment: Augmentation = Shift(0.0)  # Leaves the pictures as they are.
+    seed: int = 0  # Draws the order and what `augment` needs.
     shuffle: bool = False  # Whether every epoch has an order of its own.
     replicas: int = 1  # Devices that share a batch.
     # (n_class,), how much a picture counts in the loss of `capsnet`.
@@ -63,38 +59,31 @@ class ShiftedBatches(keras.utils.PyDataset):
                 f"positive batch size. Received: len(x)={len(x)}, "
                 f"len(y)={len(self.y)}, batch_size={self.batch_size}"
             )
-        (down, right), (height, width) = self.shift, x.shape[1:3]
-        if down or right:
-            x = np.pad(x, ((0, 0), (down, down), (right, right), (0, 0)))
-        crops = np.lib.stride_tricks.sliding_window_view(
-            x, (height, width), axis=(1, 2)
-        )
-        # (n, top, left, height, width, channels), a view.
-        self._crops = np.moveaxis(crops, 3, -1)
+        self._padded = self.augment.pad(x)
         self.set_epoch(0)
 
     def __len__(self):
         return steps_per_epoch(len(self.y), self.batch_size)
 
     def set_epoch(self, epoch):
-        """Draws the order and the shifts of an epoch, counted from 0."""
+        """Draws the order and the versions of an epoch, counted from 0."""
         n = len(self.y)
         generator = np.random.default_rng([self.seed, epoch])
         order = generator.permutation(n) if self.shuffle else np.arange(n)
-        tops, lefts = (generator.integers(0, 2 * s + 1, n) for s in self.shift)
+        draws = self.augment.draw(generator, n, self.x.shape[1:3])
         # Stored at once: `fit` asks for batches in other threads.
-        self._drawn = order, tops, lefts
+        self._drawn = order, draws
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)} was asked for.")
-        order, tops, lefts = self._drawn
+        order, draws = self._drawn
         chosen = order[index * self.batch_size :][: self.batch_size]
         count = len(chosen)
         rows = math.ceil(count / self.replicas) * self.replicas
-        crops = self._crops[chosen, tops[chosen], lefts[chosen]]
-        image = np.zeros((rows, *crops.shape[1:]), np.float32)
-        np.divide(crops, np.float32(255), out=image[:count])
+        moved = self.augment.take(self._padded, chosen, draws[chosen])
+        image = np.zeros((rows, *moved.shape[1:]), np.float32)
+        np.divide(moved, np.float32(255), out=image[:count])
         one_hot = np.zeros((rows, self.n_class), np.float32)
         one_hot[np.arange(count), self.y[chosen]] = 1
         inputs, targets = image, {"capsnet": one_hot}

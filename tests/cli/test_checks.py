@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 BEFORE_THE_CHECK = """
 capsulenet.py capsulenet-multi-gpu.py capsnet/__init__.py capsnet/files.py
 capsnet/messages.py capsnet/cli/__init__.py capsnet/cli/checks.py
-capsnet/cli/options.py capsnet/cli/parser.py capsnet/cli/resuming.py
+capsnet/cli/options.py capsnet/cli/parser.py capsnet/cli/paths.py
+capsnet/cli/resuming.py
 capsnet/training/recipes.py
 """
 TASKS = {
@@ -27,6 +28,7 @@ TASKS = {
     "--digit": "--digit 1 -w m.keras",
     "--predict": "--predict a.png -w m.keras",
     "--export": "--export new -w m.keras",
+    "--show_augment": "--show_augment --augment photo",
 }
 # Which flags do something, with a whole model after -w.
 PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
@@ -37,12 +39,17 @@ EFFECTIVE = {
     "--digit": TEST | {"digit"},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
     "--export": {"export", "weights"},
+    "--show_augment": PICTURES
+    | {"skip_unreadable", "show_augment", "augment", "shift_fraction"}
+    | {"rotation", "scale", "shear", "colour"}
+    | {"recipe", "seed", "save_dir"},
 }
 GEOMETRY = {"conv_kernel", "conv_strides", "primary_kernel", "primary_strides"}
 CAPSULES = GEOMETRY | {"capsule_bias", "primary_scale", "lam_recon", "routings"}
 VALUES = {
     **{"test_fraction": [".5"], "ema": [".5"], "shift_fraction": [".5"]},
     **{"val_fraction": [".5"], "save_dir": ["new"]},
+    **{"scale": [".5"], "shear": [".5"], "colour": [".5"]},
     **{"weights": ["m.keras"], "predict": ["a.png"], "image_size": ["9", "9"]},
     **{"digit": ["1"], "export": ["new"], "dataset": ["digits"]},
 }
@@ -68,7 +75,7 @@ def test_each_flag_has_an_effect_or_is_refused_by_its_name(
             assert name in args.given
             continue
         message = error_of(*argv, multi_gpu=True)
-        if name in ("testing", "digit", "predict", "export"):
+        if f"--{name}" in EFFECTIVE or name == "testing":
             assert f"--{name}".replace("--testing", "-t") in message
             assert task in message and "exclude each other" in message
         else:
@@ -102,6 +109,35 @@ def test_flags_of_capsules_are_refused_for_the_baseline(here, error_of):
             assert f"--{action.dest} is for capsules" in message
     message = error_of(*"--model baseline --digit 1 -w w.h5".split())
     assert "--digit is for capsules" in message
+
+
+RANGES = {
+    "shift": ["shift_fraction"],
+    "affine": ["rotation", "scale", "shear", "shift_fraction"],
+    "photo": ["rotation", "scale", "shear", "shift_fraction", "colour"],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("task", ([], ["--show_augment"]))
+@pytest.mark.parametrize("kind", RANGES)
+def test_ranges_that_a_kind_of_augmentation_lacks_are_refused(
+    error_of, kind, task
+):
+    for name in RANGES["photo"]:
+        argv = [*task, "--augment", kind, f"--{name}", "0.3"]
+        if name in RANGES[kind]:
+            assert vars(parse_args(argv))[name] == 0.3
+        else:
+            expected = f"--{name} has no effect with --augment {kind}: leave"
+            assert expected in error_of(*argv)
+
+
+def test_augmented_pictures_need_a_data_set_and_no_model(error_of):
+    args = parse_args(["--show_augment"])
+    assert (args.task, args.dataset) == ("--show_augment", "mnist")
+    message = error_of("--show_augment", "-w", "m.keras")
+    assert "--weights has no effect with --show_augment" in message
 
 
 def test_given_weights_leave_nothing_to_initialize(here, error_of):
@@ -185,6 +221,33 @@ def test_resume_takes_the_flags_of_the_run(started):
         assert args.save_dir == resume[-1]
 
 
+def test_resume_of_a_run_from_before_a_flag_takes_its_default(
+    started, error_of
+):
+    resume = started("--epochs", "5")
+    state = Path(resume[-1], "checkpoint", "state.json")
+    content = json.loads(state.read_text())
+    for name in ("augment", "rotation", "scale", "shear", "colour"):
+        del content["flags"][name]
+    content["state_sha256"] = state_sha256(content)
+    state.write_text(json.dumps(content))
+    for argv in ([], ["--augment", "shift"]):
+        assert parse_args([*resume, *argv]).augment == "shift"
+    message = error_of(*resume, "--augment", "affine")
+    assert "started with --augment shift, got affine" in message
+
+
+def test_resume_takes_the_augmentation_of_the_run(started, error_of):
+    resume = started("--augment", "affine", "--rotation", "30")
+    for argv in ([], ["--rotation", "30"], ["--augment", "affine"]):
+        args = parse_args([*resume, *argv])
+        assert (args.augment, args.rotation) == ("affine", 30)
+    assert "--rotation 30.0, got 20.0" in error_of(*resume, "--rotation", "20")
+    # The run's own value, but of a range without effect.
+    message = error_of(*resume, "--colour", "0.2")
+    assert "--colour has no effect with --augment affine" in message
+
+
 def test_resume_needs_no_file_that_the_run_started_from(started):
     resume = started("-r", "2", weights=["moved-since.keras"], lr_min=1e-6)
     assert parse_args(resume).weights == ["moved-since.keras"]
@@ -199,6 +262,7 @@ def test_resume_needs_no_file_that_the_run_started_from(started):
         ("--conv_kernel 5", "without --conv_kernel, got 5"),
         ("--grayscale", "without --grayscale, got"),
         ("--recipe paper", "--recipe classic, got paper"),
+        ("--augment photo", "--augment shift, got photo"),
         ("--epochs 4", "--epochs 5, got 4; it can only grow"),
         ("-w m.keras", "leave -w out"),
         ("-t -w m.keras", "--resume has no effect with -t"),

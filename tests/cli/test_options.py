@@ -20,6 +20,7 @@ CLASSIC = {
     **{"epochs": 50, "lr": 0.001, "lr_decay": 0.9, "lr_decay_steps": 0},
     **{"lam_recon": "classic", "dataset": "mnist", "save_dir": "result"},
     **{"weights": None, "testing": False, "digit": None, "debug": False},
+    **{"augment": "shift"},
 }
 ACTIONS = build_parser(multi_gpu=True)._actions
 

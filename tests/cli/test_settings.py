@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from capsnet.cli import settings, telling
-from capsnet.cli.checks import parse_args
+from capsnet.cli.checks import RANGES, parse_args
 from capsnet.cli.resuming import NAMED_DATASETS
+from capsnet.data.augment import Affine, Photo, Shift
 from capsnet.data.sources import BUILT_IN
 from capsnet.models.networks import Network
 
@@ -48,6 +49,40 @@ def test_training_has_the_values_of_its_flags():
     assert several.again == again
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.seed = 4
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    (
+        ("", Shift(0.1)),
+        ("--shift_fraction 0.2", Shift(0.2)),
+        ("--augment none", Shift(0.0)),
+        ("--augment affine", Affine(15.0, 0.12, 0.15, 0.1)),
+        (
+            "--augment affine --rotation 1 --scale 0.2 --shear 0.3 "
+            "--shift_fraction 0.4",
+            Affine(1.0, 0.2, 0.3, 0.4),
+        ),
+        ("--augment photo --colour 0.5", Photo(15.0, 0.12, 0.15, 0.1, 0.5)),
+    ),
+)
+def test_augmentation_is_an_object_with_the_ranges_of_its_flags(
+    words, expected
+):
+    assert read(words).arguments["augment"] == expected
+    task = read(f"{words} --show_augment --image_size 20 30 --seed 3")
+    assert isinstance(task, settings.Showing)
+    assert (task.augment, task.dataset) == (expected, "mnist")
+    assert (task.seed, task.save_dir) == (3, "result")
+    assert task.pictures["image_size"] == (20, 30)
+
+
+def test_ranges_of_the_flags_are_the_fields_of_the_augmentations():
+    for kind, augmentation in settings.AUGMENTATIONS.items():
+        fields = {field.name for field in dataclasses.fields(augmentation)}
+        assert fields == RANGES[kind]
+        defaults = vars(parse_args([]))
+        assert vars(augmentation()).items() <= defaults.items()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +177,19 @@ def test_words_for_compilation_are_those_of_keras(here, word, expected):
     assert training.arguments["jit_compile"] is expected
     testing = read(f"-t -w m.keras --jit_compile {word}")
     assert testing.asked == {"jit_compile": expected}
+
+
+def test_compiling_a_direct_convolution_on_a_cpu_is_warned_of(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(telling, "runs_on_cpu", lambda: True)
+    for flags, warned in (
+        ("--conv direct", True),
+        ("--conv fast", False),
+        ("--dtype_policy mixed_bfloat16", True),
+    ):
+        telling.tell_compilation(read(f"--jit_compile on {flags}"))
+        assert ("twenty times slower" in capsys.readouterr().out) is warned
 
 
 def test_testing_asks_for_what_was_given_alone(here):

@@ -20,7 +20,7 @@ from running import (
     weights_of,
 )
 
-from capsnet.cli import checks, settings, telling
+from capsnet.data.augment import Affine, Shift
 from capsnet.data.batches import ShiftedBatches
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import tensorflow
@@ -165,19 +165,23 @@ def test_without_reconstruction_there_is_no_decoder(plain):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fraction, shift", ((0, (0, 0)), (0.1, (1, 1)), (0.3, (5, 5)))
+    "flags, augment",
+    (
+        ("--augment none", Shift(0.0)),
+        ("", Shift(0.1)),
+        ("--augment affine --rotation 50", Affine(rotation=50)),
+    ),
 )
-def test_each_epoch_shifts_the_pictures_of_given_weights_anew(
-    tmp_path, data, arrays, plain, fraction, shift
+def test_each_epoch_changes_the_pictures_of_given_weights_anew(
+    tmp_path, data, arrays, plain, flags, augment
 ):
-    debug = ["--debug"] if HAS_TENSORBOARD and fraction == 0.3 else []
-    flags = "--epochs", 2, "--shift_fraction", fraction, "--seed", 5, *debug
-    start = "-w", plain.model_path()
-    done = train(tmp_path, data, *STILL, *flags, *start)
+    debug = ["--debug"] if HAS_TENSORBOARD and not flags else []
+    start = "-w", plain.model_path(), "--epochs", 2, "--seed", 5, *debug
+    done = train(tmp_path, data, *STILL, *flags.split(), *start)
     assert done.status == 0, done.err
     model = plain.model()
     x, y = arrays["x_train"], arrays["y_train"]
-    drawn = {"shift": shift, "seed": 5, "shuffle": True, "decoder": False}
+    drawn = {"augment": augment, "seed": 5, "shuffle": True, "decoder": False}
     batches = ShiftedBatches(x, y, N_CLASS, 20, **drawn)
     expected = []
     for epoch in range(2):
@@ -189,7 +193,7 @@ def test_each_epoch_shifts_the_pictures_of_given_weights_anew(
         ]
         expected.append(np.mean(losses))
     np.testing.assert_allclose(done.log()["loss"], expected, rtol=1e-4)
-    assert (abs(expected[0] - expected[1]) < 1e-6) == (fraction == 0)
+    assert (abs(expected[0] - expected[1]) < 1e-6) == ("none" in flags)
     for name, weight in weights_of(model).items():
         received = weights_of(done.model())[name]
         np.testing.assert_allclose(received, weight, atol=1e-9)
@@ -289,20 +293,6 @@ def test_operations_are_deterministic_unless_xla_orders_them(
         flags = "-w", trained.model_path(), "--jit_compile", jit_compile
         assert command(tmp_path, "-t", *flags).status == 0
         assert len(asked) == expected
-
-
-def test_compiling_a_direct_convolution_on_a_cpu_is_warned_of(
-    monkeypatch, capsys
-):
-    monkeypatch.setattr(telling, "runs_on_cpu", lambda: True)
-    for flags, warned in (
-        ("--conv direct", True),
-        ("--conv fast", False),
-        ("--dtype_policy mixed_bfloat16", True),
-    ):
-        argv = ["--jit_compile", "on", *flags.split()]
-        telling.tell_compilation(settings.read(checks.parse_args(argv)))
-        assert ("twenty times slower" in capsys.readouterr().out) is warned
 
 
 def test_loss_that_is_no_number_stops_the_run(tmp_path, data):

@@ -63,7 +63,13 @@ WRONG = """
 --conv_kernel 0                 an integer at least 1
 --primary_strides -2            an integer at least 1
 --epoch 3                       unrecognized arguments: --epoch
---colour                        unrecognized arguments: --colour
+--coloured                      unrecognized arguments: --coloured
+--augment flip                  invalid choice: 'flip'
+--rotation 181                  at least 0 and at most 180
+--scale 0.91                    at least 0 and at most 0.9
+--rotation 10                   no effect with --augment shift: leave it out
+--show_augment --epochs 2       no effect with --show_augment: leave it out
+--show_augment --dataset ''     received '': check the name or the path
 mnist                           unrecognized arguments: mnist
 --gpus 2                        unrecognized arguments: --gpus
 -t                              needs a model: -w FILE

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from samples import random_pictures
 
+from capsnet.data.augment import Affine, Photo, Shift
 from capsnet.data.batches import (
     ShiftedBatches,
     balanced_weights,
     choose_batch_size,
-    max_shift,
     pipeline,
 )
 
@@ -38,17 +38,24 @@ def collect(batches):
     return image, target.argmax(axis=1)
 
 
-@pytest.mark.parametrize("shape", [(6, 5, 1), (17, 17, 4)])
-def test_every_picture_is_shifted_by_whole_pixels_with_zero_fill(shape):
+@pytest.mark.parametrize(
+    "shape, fraction, most",
+    [((6, 5, 1), 0.35, (2, 1)), ((17, 20, 4), 0.1, (1, 2))],
+)
+def test_every_picture_is_shifted_by_whole_pixels_with_zero_fill(
+    shape, fraction, most
+):
     x = random_pictures(30, shape)
-    batches = ShiftedBatches(x, np.arange(30), 30, 7, shift=(2, 1), seed=3)
+    batches = ShiftedBatches(
+        x, np.arange(30), 30, 7, augment=Shift(fraction), seed=3
+    )
     image, labels = collect(batches)
     assert labels.tolist() == list(range(30))
     # The draws of a seed are an interface: old runs are resumed with them.
     generator = np.random.default_rng([3, 0])
-    down = 2 - generator.integers(0, 5, 30)
-    right = 1 - generator.integers(0, 3, 30)
-    assert set(down) == {-2, -1, 0, 1, 2} and set(right) == {-1, 0, 1}
+    down, right = (m - generator.integers(0, 2 * m + 1, 30) for m in most)
+    for moves, m in zip((down, right), most):
+        assert set(moves) == set(range(-m, m + 1))
     for received, *picture in zip(image, x, down, right):
         expected = shifted_by_loops(*picture).astype(np.float32) / 255
         np.testing.assert_array_equal(received, expected)
@@ -61,12 +68,13 @@ def test_without_a_shift_pictures_are_only_scaled():
     assert image.dtype == np.float32
 
 
-def test_a_batch_depends_on_seed_epoch_and_index_alone():
+@pytest.mark.parametrize("augment", [Shift(0.4), Affine(), Photo()])
+def test_a_batch_depends_on_seed_epoch_and_index_alone(augment):
     x, y = random_pictures(20), np.arange(20)
 
     def batches(seed=1):
         return ShiftedBatches(
-            x, y, 20, 6, shift=(2, 2), seed=seed, shuffle=True
+            x, y, 20, 6, augment=augment, seed=seed, shuffle=True
         )
 
     straight = batches()
@@ -89,6 +97,43 @@ def test_a_batch_depends_on_seed_epoch_and_index_alone():
     assert not np.array_equal(first, batches(seed=2)[0][0]["image"])
 
 
+@pytest.mark.parametrize("augment", [Shift(0.4), Affine(), Photo()])
+def test_a_version_depends_on_neither_batch_nor_replicas(augment):
+    x, y = random_pictures(10, (9, 8, 3)), np.arange(10)
+    drawn = {"augment": augment, "seed": 5, "shuffle": True}
+    expected, labels = collect(ShiftedBatches(x, y, 10, 10, **drawn))
+    assert sorted(labels) == list(range(10))
+    divided = ShiftedBatches(x, y, 10, 7, replicas=2, **drawn)
+    for index, start in ((1, 7), (0, 0)):
+        inputs, targets, weights = divided[index]
+        count = min(7, 10 - start)
+        image, kept = inputs["image"], slice(start, start + count)
+        assert len(image) == count + 1
+        np.testing.assert_array_equal(image[:count], expected[kept])
+        assert targets["capsnet"][:count].argmax(-1).tolist() == list(
+            labels[kept]
+        )
+        # What fills up stays zero, and without weight.
+        assert not image[count:].any()
+        assert not weights["capsnet"][count:].any()
+        # What the decoder is to draw is the version.
+        np.testing.assert_array_equal(targets["decoder"], image)
+
+
+@pytest.mark.parametrize("augment", [Affine(), Photo()])
+def test_versions_of_an_epoch_are_drawn_after_its_order(augment):
+    x = random_pictures(10, (9, 8, 3))
+    batches = ShiftedBatches(
+        x, np.arange(10), 10, 4, augment=augment, seed=5, shuffle=True
+    )
+    batches.set_epoch(2)
+    image, labels = collect(batches)
+    generator = np.random.default_rng([5, 2])
+    assert labels.tolist() == generator.permutation(10).tolist()
+    expected = augment(x, generator)[labels]
+    np.testing.assert_allclose(image, expected, atol=1e-6)
+
+
 def test_an_epoch_covers_every_picture_once_in_an_order_of_its_own():
     batches = ShiftedBatches(
         random_pictures(23), np.arange(23), 23, 5, shuffle=True, seed=4
@@ -105,7 +150,7 @@ def test_an_epoch_covers_every_picture_once_in_an_order_of_its_own():
 
 def test_inputs_and_targets_follow_the_model():
     x, y = random_pictures(4), np.array([0, 1, 2, 1])
-    inputs, targets = ShiftedBatches(x, y, 3, 4, shift=(2, 2))[0]
+    inputs, targets = ShiftedBatches(x, y, 3, 4, augment=Shift(0.4))[0]
     assert set(inputs) == {"image", "label"}
     assert set(targets) == {"capsnet", "decoder"}
     expected = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]
@@ -192,7 +237,7 @@ def test_keras_computes_the_same_losses_from_a_padded_batch():
 
 def test_one_picture_and_batches_of_one():
     x = random_pictures(2, (17, 17, 4))
-    batches = ShiftedBatches(x, np.array([0, 1]), 2, 1, shift=(3, 3))
+    batches = ShiftedBatches(x, np.array([0, 1]), 2, 1, augment=Shift(0.2))
     assert len(batches) == 2
     assert batches[1][0]["image"].shape == (1, 17, 17, 4)
     alone = ShiftedBatches(x[:1], np.array([1]), 2, 100, shuffle=True)
@@ -215,7 +260,7 @@ def test_batches_refuse_what_cannot_be_batched(n, labels, batch_size):
 def test_a_batch_of_100_takes_less_than_two_milliseconds():
     x = random_pictures(2000, (28, 28, 1))
     batches = ShiftedBatches(
-        x, np.zeros(2000, int), 10, 100, shift=(2, 2), shuffle=True
+        x, np.zeros(2000, int), 10, 100, augment=Shift(), shuffle=True
     )
     seconds = []
     for index in range(len(batches)):
@@ -223,19 +268,6 @@ def test_a_batch_of_100_takes_less_than_two_milliseconds():
         batches[index]
         seconds.append(time.perf_counter() - start)
     assert np.median(seconds) < 0.002
-
-
-def test_max_shift_is_in_whole_pixels():
-    assert max_shift((28, 30, 1), 0.1) == (2, 3)
-    assert max_shift((28, 28, 1), 0) == (0, 0)
-
-
-def test_max_shift_is_the_one_of_decimal_arithmetic():
-    """0.29 * 100 is 28.999... in binary, and 29 pixels were asked for."""
-    for hundredths in range(51):
-        for size in range(1, 300):
-            down, right = max_shift((size, size), hundredths / 100)
-            assert down == right == hundredths * size // 100
 
 
 @pytest.mark.parametrize(
@@ -263,7 +295,12 @@ def test_balanced_weights_are_inverse_to_the_counts():
 
 def test_keras_gets_each_epochs_batches_in_order():
     batches = ShiftedBatches(
-        random_pictures(40), np.arange(40), 40, 15, shift=(1, 1), shuffle=True
+        random_pictures(40),
+        np.arange(40),
+        40,
+        15,
+        augment=Affine(),
+        shuffle=True,
     )
     dataset = pipeline(batches)
     assert len(dataset) == len(batches) == 3
