@@ -15,7 +15,8 @@ memory is one of formulation alone. For that reason `squash`, `Length` and
 import keras
 from keras import layers, ops
 
-from capsnet.models.networks import Decoder, attach, initializers
+from capsnet.models.initializers import initializers
+from capsnet.models.networks import Decoder, attach
 from capsulelayers import Length, Mask, squash
 
 
