@@ -198,7 +198,7 @@ def test_primary_capsules_are_finite_at_a_black_picture():
 # Errors
 
 
-@pytest.mark.parametrize("value", [0, -1, 2.5, None])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3"])
 @pytest.mark.parametrize(
     "layer, argument",
     [

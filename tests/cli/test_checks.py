@@ -180,7 +180,7 @@ def test_flag_that_an_older_run_does_not_know_is_refused(error_of, started):
     content["state_sha256"] = state_sha256(content)
     state.write_text(json.dumps(content))
     assert parse_args(resume).warmup == 0
-    assert "without --warmup, got 2" in error_of(*resume, "--warmup", "2")
+    assert "with --warmup 0.0, got 2" in error_of(*resume, "--warmup", "2")
 
 
 def test_recipe_paper_sets_what_the_authors_code_does(here):
