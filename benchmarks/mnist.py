@@ -14,12 +14,20 @@ The rows (`--rows` takes the beginning of their names, too):
     v4          -r 3, the whole network
                 v1-classic to v4-classic with --recipe classic,
                 v1-paper to v4-paper with --recipe paper
+    v4-best     -r 3 --recipe best
+    small       --recipe laptop, the small network
 
 The runs may be stopped at any time: the same command goes on
 (benchmarks/runner.py says how). Written into `--out`: `mnist/ROW-.../log.csv`
 and `run.json`; the table into `README.md` there; `mnist.png`; and a short
 table into the README.md one folder up, where that has a place for it, between
 `<!-- results -->` and `<!-- /results -->`.
+
+Minutes are epochs times the median seconds of an epoch that a row takes with
+nothing else running, measured by
+
+    python benchmarks/mnist.py --rows v4-classic small --epochs 3 \
+        --out result/alone
 """
 
 import re
@@ -46,6 +54,8 @@ ROWS = {
         for recipe in ("classic", "paper")
         for version, flags in VERSIONS.items()
     },
+    "v4-best": (*VERSIONS["v4"], "--recipe", "best"),
+    "small": ("--recipe", "laptop"),
 }
 # Mean (standard deviation) of 3 trials: the paper's Table 1, and the README
 # of CapsNet-Keras after 50 epochs.
@@ -55,13 +65,16 @@ OTHERS = {
     "v2": ("0.29 (0.011)", "0.36 (0.009)"),
     "v3": ("0.35 (0.036)", "0.40 (0.016)"),
     "v4": ("0.25 (0.005)", "0.34 (0.016)"),
+    "small": ("", ""),
 }
 HEADER = (
     "row|routing|reconstruction|test error, %|standard deviation|runs, n|best|"
-    "epochs|s an epoch|machine|paper|CapsNet-Keras"
+    "epochs|s an epoch|minutes|machine|paper|CapsNet-Keras"
 ).split("|")
-SHORT = [*HEADER[:4], "paper", "classic CapsNet-Keras"]
-COLOURS = dict(zip(OTHERS, ("black", "C0", "C1", "C2", "C3")))
+SHORT = [*HEADER[:4], "epochs", "minutes", "paper", "classic CapsNet-Keras"]
+COLOURS = dict(zip(OTHERS, ("black", "C0", "C1", "C2", "C3", "C4")))
+# In `--out`: the runs of a few epochs with nothing else running.
+ALONE = "alone"
 LINEAR_EPOCHS = 100
 
 
@@ -84,9 +97,17 @@ def machines_of(line):
 
 
 def seconds_of(line):
-    """The median of all epochs, as text."""
+    """The median of all epochs, or None."""
     seconds = [s for run in line for s in run.record["seconds_per_epoch"]]
-    return processes.digits(statistics.median(seconds) if seconds else None)
+    return statistics.median(seconds) if seconds else None
+
+
+def minutes_of(line, out):
+    """What the epochs take with nothing else running, or None."""
+    runs = runner.read_runs(STUDY, out / ALONE)
+    alone = [run for run in runs if run.record and run.row == line[0].row]
+    seconds = seconds_of(alone)
+    return seconds and flags_of(line)["epochs"] * seconds / 60
 
 
 def capsules_of(line):
@@ -94,10 +115,12 @@ def capsules_of(line):
     flags = flags_of(line)
     if flags.get("model") == "baseline":
         return ["", ""]
-    return [flags["routings"], "yes" if flags["lam_recon"] != 0 else "no"]
+    routing = flags.get("routing", "dynamic")
+    rounds = flags["routings"] if routing == "dynamic" else routing
+    return [rounds, "yes" if flags["lam_recon"] != 0 else "no"]
 
 
-def table(lines):
+def table(lines, out):
     """The table of all rows that have finished runs."""
     rows = []
     for line in lines:
@@ -112,7 +135,8 @@ def table(lines):
             n,
             f"{min(errors):.2f}",
             flags_of(line)["epochs"],
-            seconds_of(line),
+            processes.digits(seconds_of(line)),
+            processes.digits(minutes_of(line, out)),
             machines_of(line),
         ]
         rows.append([name, *capsules_of(line), *figures, *others])
@@ -151,11 +175,12 @@ def unfinished(runs):
     return [f"Unfinished: {', '.join(named)}."] if named else []
 
 
-def short_table(lines):
-    """v1 to v4 in six columns, and a line with the rest; None without runs.
+def short_table(lines, out):
+    """v1 to v4 and small, and a line with the rest; None without runs.
 
-    All four rows are of one setting, which no error chooses: the one that
-    has most of the rows, then most runs, then most epochs.
+    The first four rows are of one setting, which no error chooses: the one
+    that has most of the rows, then most runs, then most epochs. Of small it
+    is the line of most runs, then of most epochs.
     """
     settings = {}
     for line in lines:
@@ -175,12 +200,19 @@ def short_table(lines):
         ),
     )
     rows = []
+    small = [line for line in lines if label(line) == "small"]
+    if small:
+        epochs_of = {id(line): flags_of(line)["epochs"] for line in small}
+        largest = max(small, key=lambda line: (len(line), epochs_of[id(line)]))
+        chosen = {**chosen, "small": largest}
     for version, line in chosen.items():
         errors = errors_of(line)
         error = f"{statistics.mean(errors):.2f}"
         if len(errors) > 1:
             error += f" ({statistics.stdev(errors):.3f})"
-        rows.append([version, *capsules_of(line), error, *OTHERS[version]])
+        epochs, minutes = flags_of(line)["epochs"], minutes_of(line, out)
+        columns = [error, epochs, processes.digits(minutes), *OTHERS[version]]
+        rows.append([version, *capsules_of(line), *columns])
     counts = sorted({len(line) for line in chosen.values()})
     text = f"`{flags}`; seeds a row: {' to '.join(map(str, counts))}; "
     machines = machines_of(sum(chosen.values(), []))
@@ -234,12 +266,12 @@ def draw(lines, path):
 def report(runs, out):
     """Writes the tables and `mnist.png`."""
     lines = runner.lines_of(runs)
-    parts = [table(lines), *unfinished(runs), commands(lines)]
+    parts = [table(lines, out), *unfinished(runs), commands(lines)]
     processes.insert(out / "README.md", "mnist", "\n\n".join(parts), add=True)
     if lines:
         with whole_file(out / "mnist.png") as temporary:
             draw(lines, temporary)
-    if short := short_table(lines):
+    if short := short_table(lines, out):
         processes.insert(out.parent / "README.md", "results", short)
 
 

@@ -67,7 +67,8 @@ conv_kernel: side of conv1's kernel (default: fits the pictures)
 conv_strides: strides of conv1 (default: fits the pictures)
 primary_kernel: side of PrimaryCap's kernel (default: fits the pictures)
 primary_strides: strides of PrimaryCap (default: fits the pictures)
-recipe: defaults of the classic Keras code, or of the paper's authors' code
+recipe: defaults of the classic Keras code, of the paper's authors' code, for
+  the small network on a laptop, or for the best accuracy of the large one
 epochs: passes over the training pictures
 batch_size: pictures of one step (default: 100 for each device; of a small set
   a hundredth, at least 10)

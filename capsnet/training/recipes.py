@@ -1,5 +1,13 @@
 """Recipes: defaults for the flags of the model and the training."""
 
+# Chosen on held-out training pictures: result/README.md, 'The recipes'.
+STRONGER = {
+    "augment": "affine",
+    "shift_fraction": 0.07,
+    "lr_schedule": "cosine",
+    "warmup": 1.0,
+    "ema": 0.999,
+}
 RECIPES = {
     # The classic Keras repository's loss, schedule, batch and epochs.
     "classic": {},
@@ -13,5 +21,9 @@ RECIPES = {
         "capsule_bias": 0.1,
         "primary_scale": 1 / 32,
     },
+    # The best accuracy a minute that was found: the small network.
+    "laptop": {"model": "efficient", "epochs": 40, "lr": 0.002, **STRONGER},
+    # The same for the paper's network.
+    "best": STRONGER,
 }
 DEFAULT_BATCH_SIZE = 100

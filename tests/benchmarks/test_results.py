@@ -14,9 +14,9 @@ def test_mean_and_standard_deviation_of_a_row(tmp_path):
     add(tmp_path, mnist.STUDY, "v3-paper", 0, 1, 0.5)
     text = report_of(mnist.STUDY, tmp_path)
     machine = "Some CPU, 2 cores, tensorflow"
-    expected = "v4-classic|3|yes|0.340|0.036|3|0.30|2|11.0".split("|")
+    expected = "v4-classic|3|yes|0.340|0.036|3|0.30|2|11.0|".split("|")
     expected += [machine, "0.25 (0.005)", "0.34 (0.016)"]
-    once = "v3-paper|3|no|0.50||1|0.50|1|10.0".split("|")
+    once = "v3-paper|3|no|0.50||1|0.50|1|10.0|".split("|")
     once += [machine, "0.35 (0.036)", "0.40 (0.016)"]
     # Rows without runs are not shown.
     assert cells_of(text)[1:] == [expected, once]
@@ -50,7 +50,7 @@ def test_other_epochs_flags_and_backends_are_told_apart(tmp_path):
     flags = "--image_size 20 20 --lr_decay 0.8"
     machines = "Some CPU, 2 cores, tensorflow"
     lines = {
-        (c[0], c[3], c[5], c[7], c[9]) for c in cells_of(text, "v4-classic")
+        (c[0], c[3], c[5], c[7], c[10]) for c in cells_of(text, "v4-classic")
     }
     assert lines == {
         ("v4-classic", "0.500", "2", "2", machines),
@@ -104,8 +104,8 @@ def test_short_table_has_one_setting_that_no_error_chooses(tmp_path, seeds):
         ["0.50", "0.40"] if seeds == 1 else ["0.55 (0.071)", "0.45 (0.071)"]
     )
     assert cells_of(text)[1:] == [
-        ["v1", "1", "no", errors[0], "0.34 (0.032)", "0.39 (0.024)"],
-        ["v4", "3", "yes", errors[1], "0.25 (0.005)", "0.34 (0.016)"],
+        ["v1", "1", "no", errors[0], "2", "", "0.34 (0.032)", "0.39 (0.024)"],
+        ["v4", "3", "yes", errors[1], "2", "", "0.25 (0.005)", "0.34 (0.016)"],
     ]
     said = f"`--recipe classic --epochs 2`; seeds a row: {seeds}; "
     assert f"{said}Some CPU, 2 cores, tensorflow." in text
@@ -113,6 +113,27 @@ def test_short_table_has_one_setting_that_no_error_chooses(tmp_path, seeds):
     readme.write_text("# A\n")
     report_of(mnist.STUDY, out)
     assert readme.read_text() == "# A\n"
+
+
+def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
+    out, readme = tmp_path / "result", tmp_path / "README.md"
+    readme.write_text("<!-- results -->\n<!-- /results -->\n")
+    add(out, mnist.STUDY, "v4-classic", 0, 30, 0.4)
+    add(out, mnist.STUDY, "small", 0, 9, 0.3)
+    # Two runs of 12 epochs count for more than one of nine.
+    for seed in range(2):
+        name = f"small-{seed}-0123abcd"
+        add(out, mnist.STUDY, "small", seed, 12, 0.5, name=name)
+    # Beside other work an epoch took 10 and 11 seconds, alone 8.
+    record = record_of(mnist.STUDY, "small", 0, 3, 2.0)
+    record["seconds_per_epoch"] = [8.0, 9.0, 7.0]
+    write_run(out / "alone" / "mnist" / "small-0", record)
+    text = report_of(mnist.STUDY, out)
+    lines = {(c[7], c[8], c[9]) for c in cells_of(text, "small")}
+    assert lines == {("9", "10.0", "1.20"), ("12", "10.5", "1.60")}
+    v4 = ["v4", "3", "yes", "0.40", "30", "", "0.25 (0.005)", "0.34 (0.016)"]
+    small = ["small", "attention", "yes", "0.50 (0.000)", "12", "1.60", "", ""]
+    assert cells_of(readme.read_text())[1:] == [v4, small]
 
 
 def test_differences_are_means_over_seeds(tmp_path):
