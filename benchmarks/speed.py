@@ -10,6 +10,7 @@ The contenders:
     direct    our network with direct convolutions (`--conv direct`)
     ours      our network (`--conv auto`)
     ours-1    the same with one round of routing
+    small     the small network (`--model efficient`), fed affine pictures
 
 Writes `speed.json`, and the tables into `README.md` beside it, where the rules
 of measuring are, too; with a backend other than TensorFlow its name is added:
@@ -27,14 +28,27 @@ import processes
 
 from capsnet.messages import UserError
 
-CONTENDERS = ("classic", "direct", "ours", "ours-1")
+# Changes to the defaults of worker.py.
+CONTENDERS = {
+    "classic": {"network": "classic"},
+    "direct": {"network": "direct"},
+    "ours": {},
+    "ours-1": {"routings": 1},
+    "small": {"network": "small", "augment": "affine"},
+}
+NUMBERS = (
+    ("batch_size", 100, "pictures of a training step"),
+    ("repeats", 11, "turns of each contender"),
+    ("steps", 5, "training steps of a repeat"),
+    ("predict_batch", 250, "pictures of a step of predict"),
+    ("predict_pictures", 2500, "pictures of a repeat of predict"),
+)
 QUICK = {
     "batch_size": 2,
     "repeats": 2,
     "steps": 1,
     "predict_batch": 2,
     "predict_pictures": 4,
-    "feed_pictures": 100,
 }
 TRAINING, PREDICT = "train_pictures_per_second", "predict_pictures_per_second"
 LOW, HIGH = "at least", "at most"
@@ -47,18 +61,14 @@ def parse_args(argv=None):
     parser = processes.make_parser(
         __doc__,
         (
-            ("batch_size", 100, "pictures of a training step"),
-            ("routings", 3, "rounds of routing, but for ours-1"),
-            ("repeats", 11, "turns of each contender"),
-            ("steps", 5, "training steps of a repeat"),
-            ("predict_batch", 250, "pictures of a step of predict"),
-            ("predict_pictures", 2500, "pictures of a repeat of predict"),
+            *NUMBERS,
+            ("routings", 3, "rounds of routing, but for ours-1 and small"),
             ("feed_pictures", 60000, "pictures from which batches are drawn"),
         ),
         computing=True,
         contenders=CONTENDERS,
     )
-    return processes.parse(parser, argv, QUICK)
+    return processes.parse(parser, argv, {**QUICK, "feed_pictures": 100})
 
 
 def command_seconds(*argv, status=0, repeats=3):
@@ -77,27 +87,23 @@ def command_seconds(*argv, status=0, repeats=3):
     return statistics.median(seconds)
 
 
-def start_workers(args, stack):
-    """The running workers by name; `stack` ends them."""
+@contextlib.contextmanager
+def started(args, specs):
+    """Yields a running worker for each of `specs`, by name."""
     if not args.quick:
         # Loads the libraries from the disk, at no contender's cost.
         command = [sys.executable, "-c", "import capsulenet"]
         subprocess.run(command, cwd=processes.ROOT, capture_output=True)
     workers = {}
-    for name in CONTENDERS:
-        if name not in args.contenders:
-            continue
-        worker = processes.Worker(
-            network="ours" if name == "ours-1" else name,
-            batch_size=args.batch_size,
-            routings=1 if name == "ours-1" else args.routings,
-            dtype_policy=args.dtype_policy,
-            jit_compile=args.jit_compile,
-        )
-        workers[name] = stack.enter_context(worker)
-        seconds = worker.start_seconds
-        print(f"{name}: first step after {seconds:.1f} s", flush=True)
-    return workers
+    names = "batch_size", "dtype_policy", "jit_compile"
+    common = {name: getattr(args, name) for name in names}
+    with contextlib.ExitStack() as stack:
+        for name, spec in specs.items():
+            worker = processes.Worker(**common, **spec)
+            workers[name] = stack.enter_context(worker)
+            seconds = worker.start_seconds
+            print(f"{name}: first step after {seconds:.1f} s", flush=True)
+        yield workers
 
 
 def in_turn(workers, repeats, **question):
@@ -118,25 +124,24 @@ def in_turn(workers, repeats, **question):
     return answers
 
 
-def measure(args):
-    """Runs everything; returns the record that becomes `speed.json`."""
-    with contextlib.ExitStack() as stack:
-        workers = start_workers(args, stack)
-        in_turn(workers, 1, do="train", steps=min(2, args.steps))  # Warm-up.
-        train = in_turn(workers, args.repeats, do="train", steps=args.steps)
-        memory = {name: w.ask("memory") for name, w in workers.items()}
-        predict = {
-            "do": "predict",
-            "pictures": args.predict_pictures,
-            "batch_size": args.predict_batch,
-        }
-        in_turn(workers, 1, **predict)  # Warm-up.
-        predicted = in_turn(workers, args.repeats, **predict)
-        facts = {name: w.ask("facts") for name, w in workers.items()}
-        feed = None
-        if "ours" in workers:
-            feed = workers["ours"].ask("feed", pictures=args.feed_pictures)
-    record = {
+def take_turns(args, workers):
+    """Trains, then predicts, in turn.
+
+    Returns:
+        Dictionary: the `environment`, and the figures of all `contenders`.
+    """
+    in_turn(workers, 1, do="train", steps=min(2, args.steps))  # Warm-up.
+    train = in_turn(workers, args.repeats, do="train", steps=args.steps)
+    memory = {name: w.ask("memory") for name, w in workers.items()}
+    predict = {
+        "do": "predict",
+        "pictures": args.predict_pictures,
+        "batch_size": args.predict_batch,
+    }
+    in_turn(workers, 1, **predict)  # Warm-up.
+    predicted = in_turn(workers, args.repeats, **predict)
+    facts = {name: w.ask("facts") for name, w in workers.items()}
+    return {
         "environment": next(iter(facts.values()))["environment"],
         "contenders": {
             name: {
@@ -149,20 +154,43 @@ def measure(args):
             }
             for name, worker in workers.items()
         },
-        "feed_seconds_per_batch": feed,
-        "help_seconds": command_seconds("-h"),
-        "wrong_flag_seconds": command_seconds("--no_such_flag", status=2),
     }
+
+
+def measure(args):
+    """Runs everything; returns the record that becomes `speed.json`."""
+    specs = {
+        name: {"routings": args.routings, **changed}
+        for name, changed in CONTENDERS.items()
+        if name in args.contenders
+    }
+    with started(args, specs) as workers:
+        record = take_turns(args, workers)
+        record["feed_seconds_per_batch"] = {
+            name: workers[name].ask("feed", pictures=args.feed_pictures)
+            for name in ("ours", "small")
+            if name in workers
+        }
+    record["help_seconds"] = command_seconds("-h")
+    record["wrong_flag_seconds"] = command_seconds("--no_such_flag", status=2)
     return {**record, "goals": goals(record, args.routings)}
 
 
-def ratios(contenders, key, other):
-    """Ratio of `ours` to another in each turn; empty where one is missing."""
-    pair = [contenders.get(name, {}).get(key) for name in ("ours", other)]
+def ratios(contenders, key, one, other):
+    """Ratio of two contenders in each turn; empty where one is missing."""
+    pair = [contenders.get(name, {}).get(key) for name in (one, other)]
     if None in pair:
         return []
     pair = [each if isinstance(each, list) else [each] for each in pair]
     return [a / b for a, b in zip(*pair)]
+
+
+def feeding(record, name):
+    """Percent of a contender's step, in a list; empty where it is missing."""
+    if name not in record["contenders"]:
+        return []
+    step = statistics.median(record["contenders"][name]["seconds_per_step"])
+    return [100 * record["feed_seconds_per_batch"][name] / step]
 
 
 def goals(record, routings):
@@ -174,20 +202,23 @@ def goals(record, routings):
         `goal`, and whether it is `met` (None: not measured).
     """
     contenders = record["contenders"]
-    feeding, start = [], []
-    if ours := contenders.get("ours"):
-        median = statistics.median(ours["seconds_per_step"])
-        feeding = [100 * record["feed_seconds_per_batch"] / median]
-        start = [ours["start_seconds"]]
     ratio = functools.partial(ratios, contenders)
+    training = functools.partial(ratio, TRAINING)
     step, memory = "seconds_per_step", "peak_memory_bytes"
+    rounds = ratio(step, "ours", "ours-1")
+    of_ours, of_small = feeding(record, "ours"), feeding(record, "small")
+    ours = contenders.get("ours")
+    start = [ours["start_seconds"]] if ours else []
     rows = (
-        ("training, ours / classic", ratio(TRAINING, "classic"), LOW, 4.5),
-        ("training, ours / direct", ratio(TRAINING, "direct"), LOW, 3.0),
-        ("predict, ours / classic", ratio(PREDICT, "classic"), LOW, 4),
-        ("memory, ours / classic", ratio(memory, "classic"), HIGH, 1.0),
-        (f"step, {routings} routings / 1", ratio(step, "ours-1"), HIGH, 1.15),
-        ("feeding, % of a step of ours", feeding, HIGH, 5),
+        ("training, ours / classic", training("ours", "classic"), LOW, 4.5),
+        ("training, ours / direct", training("ours", "direct"), LOW, 3.0),
+        ("training, small / classic", training("small", "classic"), LOW, 10),
+        ("training, small / ours", training("small", "ours"), LOW, 2),
+        ("predict, ours / classic", ratio(PREDICT, "ours", "classic"), LOW, 4),
+        ("memory, ours / classic", ratio(memory, "ours", "classic"), HIGH, 1.0),
+        (f"step, {routings} routings / 1", rounds, HIGH, 1.15),
+        ("feeding, % of a step of ours", of_ours, HIGH, 5),
+        ("feeding affine, % of a step of small", of_small, HIGH, 5),
         ("start to first step of ours, s", start, HIGH, 15),
         ("capsulenet.py -h, s", [record["help_seconds"]], HIGH, 1),
         ("a wrong flag, s", [record["wrong_flag_seconds"]], HIGH, 1),

@@ -2,9 +2,10 @@
 
 `speed.py` and the others start it (`processes.Worker`); it is no command of
 its own. The only argument is a JSON object, changes to `DEFAULTS`: `network`
-("classic", "direct" or "ours"), `size` (of a square picture), and flags of
-`capsulenet.py`. It builds the network, makes a training step, and then answers
-one line of JSON to each line that it reads:
+("classic", "direct", "ours", or "small", which has a routing of its own),
+`size` (of a square picture), and flags of `capsulenet.py`. It builds the
+network, makes a training step, and then answers one line of JSON to each line
+that it reads:
 
 | line read                          | what it does and answers              |
 | ---------------------------------- | ------------------------------------- |
@@ -14,7 +15,8 @@ one line of JSON to each line that it reads:
 | `"batch_size": 3}`                 |                                       |
 | `{"do": "memory"}`                 | peak memory of this process in bytes  |
 | `{"do": "feed", "pictures": 9}`    | seconds to draw a batch of training   |
-| `{"do": "work"}`                   | multiplications of a training step    |
+| `{"do": "work"}`                   | multiplications of a training step of |
+|                                    | "direct" or "ours"                    |
 | `{"do": "facts"}`                  | weights of the network, environment   |
 
 "train" calls `train_on_batch`: one call of the compiled function that `fit`
@@ -49,10 +51,11 @@ from classic import ClassicCapsNet  # noqa: E402
 
 import capsulenet  # noqa: E402
 from capsnet import devices  # noqa: E402
+from capsnet.cli.settings import AUGMENTATIONS  # noqa: E402
 from capsnet.data import batches as feeding  # noqa: E402
-from capsnet.data.augment import Shift  # noqa: E402
 from capsnet.models import inference, toomcook  # noqa: E402
 from capsnet.models.geometry import parameters  # noqa: E402
+from capsnet.models.networks import Efficient  # noqa: E402
 
 try:
     import resource
@@ -64,7 +67,9 @@ DEFAULTS = {
     "batch_size": 100,
     "size": 28,
     "n_class": 10,
+    "routing": "dynamic",
     "routings": 3,
+    "augment": "shift",
     "dtype_policy": "float32",
     "jit_compile": "auto",
     "steps_per_execution": 1,
@@ -108,10 +113,12 @@ def build(spec):
     arguments = shape, spec["n_class"], spec["routings"]
     if spec["network"] == "classic":
         train_model, eval_model, _ = ClassicCapsNet(*arguments)
+    elif spec["network"] == "small":
+        train_model, eval_model, _ = Efficient(shape, spec["n_class"])
     else:
         conv = "direct" if spec["network"] == "direct" else "auto"
         train_model, eval_model, _ = capsulenet.CapsNet(
-            *arguments, conv=conv, **GEOMETRY
+            *arguments, routing=spec["routing"], conv=conv, **GEOMETRY
         )
     capsulenet.compile_model(
         train_model,
@@ -204,12 +211,13 @@ class Bench:
             self.train_model.train_on_batch(*self.batch)
         return (time.perf_counter() - start) / steps
 
-    def shifted(self, pictures):
+    def augmented(self, pictures):
         """Random pictures as training gets them."""
-        return batches_of(self.spec, pictures, augment=Shift(), shuffle=True)
+        augment = AUGMENTATIONS[self.spec["augment"]]()
+        return batches_of(self.spec, pictures, augment=augment, shuffle=True)
 
     def fit(self, steps):
-        batches = self.shifted(steps * self.spec["batch_size"])
+        batches = self.augmented(steps * self.spec["batch_size"])
         start = time.perf_counter()
         self.train_model.fit(
             feeding.pipeline(batches), verbose=0, shuffle=False
@@ -230,8 +238,8 @@ class Bench:
         return peak_memory()
 
     def feed(self, pictures):
-        """A whole epoch, since its order and shifts are drawn at once."""
-        batches = self.shifted(pictures)
+        """A whole epoch, since what is random in it is drawn at once."""
+        batches = self.augmented(pictures)
         start = time.perf_counter()
         for index in range(len(batches)):
             batches[index]

@@ -1,4 +1,4 @@
-"""Tests of speed.py, growth.py and settings.py: files, figures, rules."""
+"""Tests of the benchmarks of speed: files, figures, rules."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import growth
 import keras
 import processes
 import pytest
+import routings
 import settings
 import speed
 
@@ -50,7 +51,9 @@ def measured(name, folder, *argv):
     return record, text
 
 
-@pytest.mark.parametrize("name", ["speed", "growth", "settings", "dimensions"])
+@pytest.mark.parametrize(
+    "name", ["speed", "growth", "routings", "settings", "dimensions"]
+)
 @pytest.mark.parametrize(
     "argv, status",
     [(["-h"], 0), (["--no_such_flag"], 2), (["--steps", "0"], 2)],
@@ -66,14 +69,15 @@ def test_command_line_answers_at_once(name, argv, status):
 def test_parents_do_not_import_keras():
     code = (
         f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); "
-        "import differences, growth, mnist, settings, speed; "
-        "growth.parse_args([]); settings.parse_args([]); speed.parse_args([]); "
+        "import differences, growth, mnist, routings, settings, speed; "
+        "scripts = growth, routings, settings, speed; "
+        "[script.parse_args([]) for script in scripts]; "
         "sys.exit('keras' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("script", [speed, growth, settings])
+@pytest.mark.parametrize("script", [speed, growth, routings, settings])
 def test_a_try_does_not_overwrite_the_figures(tmp_path, script):
     assert script.parse_args(["--quick"]).out == processes.TRY
     assert script.parse_args([]).out == str(BENCHMARKS)
@@ -117,9 +121,72 @@ def test_text_is_put_between_its_marks_and_nowhere_else(tmp_path):
 def test_ratio_is_the_median_over_turns_not_the_ratio_of_medians():
     steps = {"ours": [1.0, 2.0, 9.0], "ours-1": [1.0, 1.0, 3.0]}
     contenders = {name: {"seconds_per_step": s} for name, s in steps.items()}
-    found = speed.ratios(contenders, "seconds_per_step", "ours-1")
+    found = speed.ratios(contenders, "seconds_per_step", "ours", "ours-1")
     assert found == [1.0, 2.0, 3.0]
-    assert speed.ratios(contenders, "seconds_per_step", "classic") == []
+    for pair in (("ours", "classic"), ("small", "ours")):
+        assert speed.ratios(contenders, "seconds_per_step", *pair) == []
+
+
+def contender(seconds, predicted):
+    """Figures of steps of 100 pictures, as speed.py records them."""
+    return {
+        "seconds_per_step": seconds,
+        speed.TRAINING: [100 / each for each in seconds],
+        speed.PREDICT: predicted,
+        "peak_memory_bytes": 10**9,
+        "start_seconds": 4.0,
+    }
+
+
+def test_goals_of_the_small_network():
+    record = {
+        "contenders": {
+            "classic": contender([8.0, 10.0, 9.0], [1.0] * 3),
+            "ours": contender([2.0, 2.0, 2.0], [1.0] * 3),
+            "small": contender([0.5, 1.0, 1.0], [1.0] * 3),
+        },
+        "feed_seconds_per_batch": {"ours": 0.01, "small": 0.06},
+        "help_seconds": 0.5,
+        "wrong_flag_seconds": 0.5,
+    }
+    rows = {row["what"]: row for row in speed.goals(record, 3)}
+    small = rows["training, small / classic"]
+    assert small["values"] == pytest.approx([16, 10, 9])
+    assert small["met"] and small["median"] == pytest.approx(10)
+    assert rows["training, small / ours"]["values"] == pytest.approx([4, 2, 2])
+    fed = rows["feeding affine, % of a step of small"]
+    assert fed["median"] == pytest.approx(6) and fed["met"] is False
+    assert rows["feeding, % of a step of ours"]["median"] == pytest.approx(0.5)
+    del record["contenders"]["small"]
+    rows = {row["what"]: row for row in speed.goals(record, 3)}
+    for what in (small["what"], fed["what"]):
+        assert rows[what]["values"] == [] and rows[what]["met"] is None
+
+
+def test_routings_are_compared_with_dynamic():
+    figures = {
+        "dynamic": contender([1.0, 2.0], [30.0, 60.0]),
+        "attention": contender([0.5, 0.5], [60.0, 60.0]),
+    }
+    record = {"environment": ENVIRONMENT, "contenders": figures}
+
+    def cells(name):
+        line = next(
+            line
+            for line in routings.describe(record)[-1].splitlines()
+            if line.startswith(f"| {name} ")
+        )
+        return [cell.strip() for cell in line.split("|")[2:-1]]
+
+    assert cells("attention") == [
+        "200 (200 to 200)",
+        "3.00 (2.00 to 4.00)",
+        "60.0 (60.0 to 60.0)",
+        "1.50 (1.00 to 2.00)",
+        "1000",
+    ]
+    del figures["dynamic"]
+    assert cells("attention")[1] == cells("attention")[3] == ""
 
 
 def test_the_fastest_pass_counts_and_a_failure_costs_no_other_point(capsys):
@@ -154,12 +221,24 @@ def test_speed_writes_what_was_measured(tmp_path, names):
             assert len(found[key]) == 2 and min(found[key]) > 0
         assert found["peak_memory_bytes"] > 1e8
         assert 0 < found["start_seconds"] < 600
-        assert found["weights"] == 8215568
+        weights = 1573168 if name == "small" else 8215568
+        assert found["weights"] == weights
     met = {row["what"]: row["met"] for row in record["goals"]}
-    assert len(met) == 9 and all(f"| {what} " in text for what in met)
+    assert len(met) == 12 and all(f"| {what} " in text for what in met)
     assert (met["training, ours / classic"] is None) == (len(names) == 1)
     assert isinstance(met["a wrong flag, s"], bool)
     assert record["environment"]["processor"] in text
+
+
+def test_routings_writes_what_was_measured(tmp_path):
+    names = ["dynamic-1", "attention"]
+    record, text = measured("routings", tmp_path, "--kinds", *names)
+    assert list(record["contenders"]) == names
+    # A prior for each pair of a class and a primary capsule.
+    for name, more in zip(names, (0, 10 * 1152)):
+        found = record["contenders"][name]
+        assert found["weights"] == 8215568 + more and f"| {name} " in text
+        assert min(found[speed.TRAINING] + found[speed.PREDICT]) > 0
 
 
 @pytest.mark.parametrize(

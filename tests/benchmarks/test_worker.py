@@ -110,6 +110,35 @@ def test_worker_builds_by_the_setting():
     assert weights["decoder"] == pytest.approx(0.0005 * 400)
 
 
+@pytest.mark.parametrize(
+    "changed, kind",
+    [
+        ({}, ("dynamic", 3)),
+        ({"routing": "leaky", "routings": 2}, ("leaky", 2)),
+        ({"routing": "attention", "routings": None}, ("attention", None)),
+        ({"network": "small"}, ("attention", None)),
+    ],
+)
+def test_worker_builds_the_routing(changed, kind):
+    train_model, _ = worker.build({**SPEC, **changed})
+    capsules = train_model.get_layer("digitcaps")
+    assert (capsules.routing, capsules.routings) == kind
+
+
+def test_small_network_is_measured_on_affine_pictures():
+    small = {"network": "small", "augment": "affine"}
+    bench = worker.Bench({**SPEC, **small})
+    assert min(bench.train(1), bench.feed(8), bench.predict(8, 4)) > 0
+    pictures = bench.augmented(4)[0][0]["image"]
+    assert pictures.shape == (4, *SHAPE)
+    # Between pixels; shifts are by whole ones.
+    pictures = 255 * pictures
+    assert np.abs(pictures - np.round(pictures)).max() > 0.1
+    bench.spec["augment"] = "shift"
+    pictures = 255 * bench.augmented(4)[0][0]["image"]
+    np.testing.assert_allclose(pictures, np.round(pictures), atol=1e-3)
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a choice of TensorFlow's"
 )
