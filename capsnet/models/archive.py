@@ -24,8 +24,8 @@ MOST_EXPANSION = 10
 KNOWN = (
     "Functional Sequential InputLayer __keras_tensor__ DTypePolicy Mask Length "
     "Activation Add Dropout Flatten Reshape Softmax "
-    "BatchNormalization Present Zeros Ones Constant GlorotUniform HeNormal "
-    "RandomNormal TruncatedNormal CapsuleNormal"
+    "BatchNormalization Concatenate Cropping1D MaxPooling2D Named Present Zeros "
+    "Ones Constant GlorotUniform HeNormal RandomNormal TruncatedNormal CapsuleNormal"
 ).split()
 # Those with a kernel, and its shape by their config and their input's shape.
 KERNELS = {

@@ -23,6 +23,7 @@ from capsnet.models.archive import (
     check_archive,
     half_weights,
 )
+from capsnet.models.several import labels_of
 
 # A SavedModel's place for what its loaders leave alone.
 EXTRA = "assets.extra"
@@ -133,7 +134,8 @@ def load_models(paths):
         paths: `.keras` files.
 
     Returns:
-        The evaluation models, the class names, and the first one's record.
+        The evaluation models, the class names, what a picture has (one
+        label, a pair or several), and the first one's record.
 
     Raises:
         UserError: If a file is no model of ours, or the models differ in
@@ -143,14 +145,15 @@ def load_models(paths):
     known = []
     for path, model, record in zip(paths, models, records):
         input_shape, n_class = signature(model, path)
-        known.append((input_shape, class_names_of(record, n_class)))
+        names = class_names_of(record, n_class)
+        known.append((input_shape, names, labels_of(model, record)))
         if known[-1] != known[0]:
             raise UserError(
                 "expected models of the same pictures and classes after -w, "
                 f"got {paths[0]!r} and {path!r}, which differ; take one of "
                 "them"
             )
-    return list(models), known[0][1], records[0]
+    return list(models), *known[0][1:], records[0]
 
 
 def class_names_of(record, n_class):

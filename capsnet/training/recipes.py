@@ -14,4 +14,6 @@ RECIPES = {
         "primary_scale": 1 / 32,
     },
 }
+# What differs for pairs of digits: the decay of section 6 of the paper.
+OF_PAIRS = {"classic": {}, "paper": {"lr_decay_steps": 20_000}}
 DEFAULT_BATCH_SIZE = 100
