@@ -4,6 +4,7 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
 
     python capsulenet.py                          train on MNIST
     python capsulenet.py --dataset digits         train without a download
+    python capsulenet.py --dataset pairs:digits   two digits in each picture
     python capsulenet.py --resume                 go on after an interruption
     python capsulenet.py -t -w FILE               test a trained model
     python capsulenet.py --digit 5 -w FILE        draw what its capsules mean
@@ -16,7 +17,7 @@ Training writes into `--save_dir` (default `result`): `trained_model.keras`,
 `confusion.png`, `mistakes.png` and `real_and_recon.png`; `--digit N` also
 `manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
 where `--save_dir` is given, else nothing. `--show_augment` writes
-`augment.png`.
+`augment.png`. Of pairs no `confusion.png` is drawn.
 """
 
 import sys

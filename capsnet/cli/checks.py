@@ -115,8 +115,9 @@ def checked(defaults, given):
         args.routing = USUAL_ROUTING.get(args.model, "dynamic")
     idle = refuse_idle(args)
     args.recipe_sets = {
-        name: value
-        for name, value in recipe.items()
+        # A resumed run has what its recipe set for its data.
+        name: getattr(args, name)
+        for name in recipe
         if name not in given and name not in idle
     }
     if args.task is None:
