@@ -24,6 +24,7 @@ from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.messages import UserError, command, fail
 from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, load_weights, save_half
+from capsnet.models.several import labels_of
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -179,7 +180,8 @@ def run_testing(task, script):
 
 def run_prediction(task):
     """Prints what the models take pictures for; writes only if asked to."""
-    models, class_names, labels, _ = load_models(task.weights)
+    models, class_names, record = load_models(task.weights)
+    labels = labels_of(models[0], record)
     files = find_pictures(task.paths)
     rows, images, notes = prediction.predict_files(
         models, files, class_names, task.skip_unreadable, labels
@@ -214,7 +216,7 @@ def run_showing(task):
 
 def run_export(task):
     """Writes a model for others, and prints how to load it."""
-    (model,), *_, record = load_models(task.weights)
+    (model,), _, record = load_models(task.weights)
     target = task.target
     if target.endswith(".keras"):
         save_half(model, target, record)

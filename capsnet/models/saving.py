@@ -134,8 +134,7 @@ def load_models(paths):
         paths: `.keras` files.
 
     Returns:
-        The evaluation models, the class names, what a picture has (one
-        label, a pair or several), and the first one's record.
+        The evaluation models, the class names, and the first one's record.
 
     Raises:
         UserError: If a file is no model of ours, or the models differ in
@@ -153,7 +152,7 @@ def load_models(paths):
                 f"got {paths[0]!r} and {path!r}, which differ; take one of "
                 "them"
             )
-    return list(models), *known[0][1:], records[0]
+    return list(models), known[0][1], records[0]
 
 
 def class_names_of(record, n_class):
