@@ -4,6 +4,7 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
 
     python capsulenet.py                          train on MNIST
     python capsulenet.py --dataset digits         train without a download
+    python capsulenet.py --dataset pairs:digits   two digits in each picture
     python capsulenet.py --resume                 go on after an interruption
     python capsulenet.py -t -w FILE               test a trained model
     python capsulenet.py --digit 5 -w FILE        draw what its capsules mean
@@ -16,10 +17,9 @@ Training writes into `--save_dir` (default `result`): `trained_model.keras`,
 `confusion.png`, `mistakes.png` and `real_and_recon.png`; `--digit N` also
 `manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
 where `--save_dir` is given, else nothing. `--show_augment` writes
-`augment.png`.
+`augment.png`. Of pairs no `confusion.png` is drawn.
 """
 
-import functools
 import sys
 
 from capsnet.cli import checks
@@ -35,10 +35,10 @@ from keras import layers, ops
 import utils
 from capsnet.cli import commands
 from capsnet.data.augment import Shift
-from capsnet.data.batches import ShiftedBatches, pipeline
-from capsnet.evaluation import figures
+from capsnet.data.batches import pipeline
+from capsnet.evaluation import answers, figures
 from capsnet.files import whole_file
-from capsnet.models import geometry, networks
+from capsnet.models import geometry, networks, several
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.inference import lengths_model, predict
 from capsnet.models.initializers import initializers
@@ -126,17 +126,20 @@ def CapsNet(
     return networks.attach(keras.Model(image, outputs, name="capsnet_model"))
 
 
-def build(network, input_shape, n_class):
-    """The three models that a `Network` describes."""
+def build(network, input_shape, n_class, labels="one"):
+    """The models that a `Network` describes, for `Dataset.labels` a picture."""
     if network.model == "baseline":
-        return networks.Baseline(input_shape, n_class, network.conv)
-    if network.model == "efficient":
-        names = "routing routings conv decoder".split()
-        arguments = {name: getattr(network, name) for name in names}
-        return networks.Efficient(input_shape, n_class, **arguments)
+        one = labels == "one"
+        baseline = networks.Baseline if one else several.SeveralBaseline
+        return baseline(input_shape, n_class, network.conv)
     arguments = dict(vars(network))
-    del arguments["model"]
-    return CapsNet(input_shape, n_class, **arguments)
+    make = CapsNet
+    if arguments.pop("model") == "efficient":
+        names = "routing routings conv decoder".split()
+        arguments = {name: arguments[name] for name in names}
+        make = networks.Efficient
+    models = make(input_shape, n_class, **arguments)
+    return several.for_labels(models, labels)
 
 
 def margin_loss(y_true, y_pred):
@@ -146,7 +149,7 @@ def margin_loss(y_true, y_pred):
     replica under MirroredStrategy.
 
     Args:
-        y_true: One-hot labels, shape `(batch, n_class)`.
+        y_true: Labels, one-hot or with several ones, `(batch, n_class)`.
         y_pred: Lengths of the capsules, shape `(batch, n_class)`.
 
     Returns:
@@ -165,6 +168,7 @@ def compile_model(
     ema=0.0,
     jit_compile="auto",
     steps_per_execution=1,
+    labels="one",
 ):
     """Adam, the two losses of sections 3 and 4.1, and the accuracy.
 
@@ -173,9 +177,9 @@ def compile_model(
         learning_rate: Float, or a schedule of Keras.
         lam_recon, ema: As in `train`.
         jit_compile, steps_per_execution: As in Keras's `compile`.
+        labels: What a picture has, as in `Dataset.labels`.
     """
-    baseline = train_model.name == "baseline"
-    loss = {"capsnet": "categorical_crossentropy" if baseline else margin_loss}
+    loss = {"capsnet": networks.LOSSES.get(train_model.name, margin_loss)}
     weights = {"capsnet": 1.0}
     accuracy = "capsnet_accuracy"
     if "decoder" in train_model.output:
@@ -188,9 +192,7 @@ def compile_model(
         loss=loss,
         loss_weights=weights,
         # Weighted, so that what fills up a batch counts nothing.
-        weighted_metrics={
-            "capsnet": keras.metrics.CategoricalAccuracy(name=accuracy)
-        },
+        weighted_metrics={"capsnet": several.accuracy(labels, accuracy)},
         jit_compile=jit_compile,
         steps_per_execution=steps_per_execution,
     )
@@ -252,26 +254,17 @@ def train(
     """
     train_model, eval_model, _ = models
     record = dict(record or {})
-    batch = functools.partial(
-        ShiftedBatches,
-        n_class=len(data.class_names),
-        batch_size=batch_size,
-        replicas=replicas,
-        decoder="decoder" in eval_model.output,
-    )
-    batches = batch(
-        data.x_train,
-        data.y_train,
-        augment=augment,
-        seed=seed,
-        shuffle=True,
-        class_weight=class_weight,
-    )
+    common = {
+        "batch_size": batch_size,
+        "replicas": replicas,
+        "decoder": "decoder" in eval_model.output,
+    }
+    batches = data.training_batches(augment, seed, class_weight, **common)
+    held_out = validation and data.fixed_batches(*validation, **common)
     falling = lr_schedule, lr_decay, lr_decay_steps, warmup
     rate = schedules.schedule(epochs, len(batches), lr, *falling)
-    compile_model(
-        train_model, rate, lam_recon, ema, jit_compile, steps_per_execution
-    )
+    compiled = jit_compile, steps_per_execution, data.labels
+    compile_model(train_model, rate, lam_recon, ema, *compiled)
     state = {"epochs_done": 0, "seconds_per_epoch": [], **record}
     if resumed:
         checkpoints.go_on(save_dir, train_model, resumed)
@@ -289,13 +282,14 @@ def train(
         pipeline(batches),
         epochs=epochs,
         initial_epoch=state["epochs_done"],
-        validation_data=validation and pipeline(batch(*validation)),
+        validation_data=held_out and pipeline(held_out),
         callbacks=callbacks.around(keeper, batches, data, debug),
         shuffle=False,
         verbose=verbose,
     )
     kept, seconds = keeper.finish(), state["seconds_per_epoch"]
     record.update(kept, seconds_per_epoch=seconds)
+    record.update(answers.last_test(save_dir, data))
     checkpoints.finish(save_dir, record)
     return history, record
 
@@ -312,8 +306,10 @@ def test(eval_models, data, save_dir, weights=()):
 
     Returns:
         Dictionary, the content of `test.json`: `dataset`, `weights`, and
-        what `figures.test_figures` says.
+        what `figures.test_figures` says, or `answers.test_figures`.
     """
+    if data.labels != "one":
+        return answers.test(eval_models, data, save_dir, weights)
     lengths = sum(
         predict(lengths_model(model), data.x_test) for model in eval_models
     )
@@ -342,8 +338,7 @@ def manipulations(manipulate_model, data, class_number, seed=0):
         float32 array of shape `(dimensions, len(NOISE), height, width,
         channels)`: each dimension, with each number of `NOISE` added to it.
     """
-    choices = np.flatnonzero(data.y_test == class_number)
-    chosen = np.random.default_rng(seed).choice(choices)
+    chosen = np.random.default_rng(seed).choice(data.tested(class_number))
     n_class, dimensions = manipulate_model.get_layer("noise").output.shape[1:]
     # One picture for each dimension (rows) and value (columns).
     count = dimensions * len(NOISE)
@@ -351,7 +346,7 @@ def manipulations(manipulate_model, data, class_number, seed=0):
     for dimension in range(dimensions):
         noise[dimension, :, class_number, dimension] = NOISE
     label = np.eye(n_class, dtype="float32")[class_number]
-    image = data.x_test[chosen].astype("float32") / 255
+    image = data.test_picture(chosen).astype("float32") / 255
     images = manipulate_model.predict(
         {
             "image": np.repeat(image[None], count, axis=0),

@@ -37,6 +37,22 @@ def combine_images(images, columns, gap=1):
     return np.round(grid * 255).astype("uint8")
 
 
+def colours(images):
+    """Pictures of 1, 3 or 4 channels in red, green and blue."""
+    return (
+        np.repeat(images, 3, -1) if images.shape[-1] == 1 else images[..., :3]
+    )
+
+
+def overlay(two):
+    """Two pictures over each other, the first one red, the second green.
+
+    From `(n, 2, height, width, channels)` to `(n, height, width, 3)`.
+    """
+    first, second = np.moveaxis(colours(two).mean(-1), 1, 0)
+    return np.stack([first, second, np.zeros_like(first)], axis=-1)
+
+
 def show(axes, pixels):
     """Draws a uint8 picture of any number of channels, without ticks."""
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
@@ -128,16 +144,32 @@ def draw_pairs(images, reconstructions, titles, path):
         titles: List of `n` strings.
         path: Picture file to write.
     """
-    columns = min(5 if reconstructions is not None else 6, len(images))
-    rows = math.ceil(len(images) / columns)
-    width = 2.4 if reconstructions is not None else 2.0  # Inches.
-    side = width if reconstructions is None else width / 2
+    groups = images[:, None]
+    if reconstructions is not None:
+        groups = np.stack([images, reconstructions], axis=1)
+    draw_groups(groups, titles, path)
+
+
+def draw_groups(groups, titles, path, caption=None):
+    """Some pictures beside each other under a title, and so on in a grid.
+
+    Args:
+        groups: Array of shape `(n, count, h, w, channels)` in [0, 1], up to
+            three pictures a title.
+        titles: List of `n` strings.
+        path: Picture file to write.
+        caption: Text above all of them, or `None`.
+    """
+    n, count, high, wide, _ = groups.shape
+    columns = min(7 - count, n)
+    rows = math.ceil(n / columns)
+    width = 2.0 if count == 1 else 1.2 * count  # Inches.
     titles = [
         textwrap.fill(title, round(11 * width), max_lines=2, placeholder="…")
         for title in titles
     ]
     lines = 1 + max(title.count("\n") for title in titles)
-    height = side * images.shape[1] / images.shape[2] + 0.2 * (lines + 1)
+    height = width / count * high / wide + 0.2 * (lines + 1)
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -147,12 +179,11 @@ def draw_pairs(images, reconstructions, titles, path):
     )
     for axis in axes.flat:
         axis.axis("off")
-    for number, (axis, title) in enumerate(zip(axes.flat, titles)):
-        pair = images[number : number + 1]
-        if reconstructions is not None:
-            pair = np.concatenate([pair, reconstructions[number][None]])
-        show(axis, combine_images(pair, columns=len(pair)))
+    for group, axis, title in zip(groups, axes.flat, titles):
+        show(axis, combine_images(group, columns=count))
         axis.set_title(title, fontsize=10, parse_math=False)
+    if caption:
+        figure.suptitle(caption, fontsize=10)
     save_figure(figure, path)
 
 

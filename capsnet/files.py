@@ -21,6 +21,8 @@ MODEL, RECORD, LOG, PLOT = (
     "trained_model.keras run.json log.csv log.png".split()
 )
 CHECKPOINT = "checkpoint"
+# Before the name of a data set: two of its pictures in one.
+PAIRS = "pairs:"
 AUGMENTED = "augment.png"
 STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
@@ -34,6 +36,12 @@ OF_MODEL += ["predictions.csv", "predictions.png"]
 WRITTEN = (MODEL, RECORD, LOG, PLOT, "epoch-*.weights.h5", "state.json")
 WRITTEN += (AUGMENTED, *OF_MODEL)
 LEFTOVERS = [f".[0-9]*-{name}" for name in WRITTEN]  # Of `whole_file`.
+
+
+def split_pairs(dataset):
+    """`("pairs:", "mnist")` of `"pairs:mnist"`, `("", "mnist")` of that."""
+    name = dataset.removeprefix(PAIRS)
+    return dataset[: len(dataset) - len(name)], name
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ import sys
 from capsnet.cli.options import GEOMETRY, build_parser
 from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
+from capsnet.files import PAIRS
 from capsnet.messages import UserError, backend, fail, outlive_reader
-from capsnet.training.recipes import RECIPES
+from capsnet.training.recipes import OF_PAIRS, RECIPES
 
 # What decides about a network: needed where weights come without one.
 OF_PAPER = {*GEOMETRY, "capsule_bias", "primary_scale"}
@@ -101,7 +102,10 @@ def parse_args(argv=None, description="", multi_gpu=False):
 
 def checked(defaults, given):
     """The namespace of `parse_args`, from what `Parser.parse` returns."""
-    recipe = RECIPES[given.get("recipe", "classic")]
+    name = given.get("recipe", "classic")
+    recipe = RECIPES[name]
+    if (given.get("dataset") or "").startswith(PAIRS):
+        recipe = {**recipe, **OF_PAIRS[name]}
     args = argparse.Namespace(**{**defaults, **recipe, **given})
     args.given, args.resumed, args.task = set(given), None, task_of(args)
     check_backend()
@@ -111,8 +115,9 @@ def checked(defaults, given):
         args.routing = USUAL_ROUTING.get(args.model, "dynamic")
     idle = refuse_idle(args)
     args.recipe_sets = {
-        name: value
-        for name, value in recipe.items()
+        # A resumed run has what its recipe set for its data.
+        name: getattr(args, name)
+        for name in recipe
         if name not in given and name not in idle
     }
     if args.task is None:
@@ -158,7 +163,8 @@ def idle_flags(args):
         whole = all(path.endswith(".keras") for path in args.weights or ())
         if "testing" in effective and not whole:
             effective = effective | STRUCTURE
-        if task == "-t" and args.dataset not in (None, "digits"):
+        drawn = (None, "digits", f"{PAIRS}digits")
+        if task == "-t" and args.dataset not in drawn:
             effective = effective - {"seed"}  # There is nothing to draw.
         others = vars(args).keys() - effective
         idle |= dict.fromkeys(others, f"has no effect with {task}")
@@ -178,6 +184,11 @@ def idle_flags(args):
         idle |= dict.fromkeys(OF_PAPER | {"init"}, why)
     if args.routing == "attention":
         idle["routings"] = "is for rounds, and attention has none"
+    if (args.dataset or "").startswith(PAIRS):
+        why = f"has no effect on {PAIRS}, whose digits have shifts of their own"
+        names = {"augment", "show_augment", *RANGES["photo"]}
+        idle |= dict.fromkeys(names, why)
+        idle["class_weight"] = f"is for single pictures, not for {PAIRS}"
     others = RANGES["photo"] - RANGES[args.augment]
     why = f"has no effect with --augment {args.augment}"
     return dict.fromkeys(others, why) | idle

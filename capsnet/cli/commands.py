@@ -24,6 +24,7 @@ from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.messages import UserError, command, fail
 from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, load_weights, save_half
+from capsnet.models.several import labels_of
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -94,10 +95,17 @@ def run_training(task, script, scope, replicas):
         data, *validation = hold_out(data, task.val_fraction, task.seed)
     n_class = len(data.class_names)
     if task.balanced:
+        if data.labels == "several":
+            raise UserError(
+                "--class_weight is for one label a picture, and "
+                f"{data.name!r} has several: leave it out"
+            )
         class_weight = balanced_weights(data.y_train, n_class)
     batch_size = telling.tell_choices(task, data, class_weight, replicas)
     with scope():
-        models = script.build(task.network, data.x_train.shape[1:], n_class)
+        models = script.build(
+            task.network, data.input_shape, n_class, data.labels
+        )
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
     if task.weights:
@@ -124,15 +132,16 @@ def run_training(task, script, scope, replicas):
 
 def record_of(task, data, batch_size, train_model):
     """What `run.json` and the model file will say of a training."""
-    shape, n_class = data.x_train.shape[1:], len(data.class_names)
+    n_class = len(data.class_names)
     steps = steps_per_epoch(len(data.x_train), batch_size)
     return {
         "flags": task.flags,
         "class_names": data.class_names,
-        "input_shape": list(shape),
+        "labels": data.labels,
+        "input_shape": list(data.input_shape),
         "input_range": [0.0, 1.0],
         "batch_size": batch_size,
-        "lam_recon": task.lam_recon(shape, n_class),
+        "lam_recon": task.lam_recon(data.target_shape, n_class),
         "ema": task.ema(task.arguments["epochs"] * steps),
         "parameters": parameters(train_model),
         "environment": environment(),
@@ -160,7 +169,8 @@ def run_testing(task, script):
         print(line)
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
-    telling.tell_figures(figures, task.save_dir, manipulate_model is not None)
+    has_decoder = manipulate_model is not None
+    telling.tell_figures(figures, task.save_dir, has_decoder, data.labels)
     if task.digit is not None:
         path = script.manipulate(
             manipulate_model, data, drawn, task.save_dir, task.seed
@@ -170,18 +180,21 @@ def run_testing(task, script):
 
 def run_prediction(task):
     """Prints what the models take pictures for; writes only if asked to."""
-    models, class_names, _ = load_models(task.weights)
+    models, class_names, record = load_models(task.weights)
+    labels = labels_of(models[0], record)
     files = find_pictures(task.paths)
     rows, images, notes = prediction.predict_files(
-        models, files, class_names, task.skip_unreadable
+        models, files, class_names, task.skip_unreadable, labels
     )
-    print(prediction.format_table(rows), flush=True)
+    print(prediction.format_table(rows, labels), flush=True)
     for note in notes:
         print(note)
     if len(models) > 1:
         print(f"{len(models)} models, mean of their capsules' lengths")
     if task.save_dir:
-        prediction.write_predictions(models[0], rows, images, task.save_dir)
+        prediction.write_predictions(
+            models[0], rows, images, task.save_dir, labels
+        )
         print(f"Written to {task.save_dir}: predictions.csv, predictions.png")
 
 

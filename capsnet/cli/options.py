@@ -37,7 +37,8 @@ MODEL_EXAMPLE = "result/trained_model.keras"
 # The help of each flag; the default is added where there is one.
 HELP = """
 dataset: mnist, fashion_mnist, cifar10, digits, an .npz file, a folder of idx
-  files or of pictures (default: mnist; with -t, the model's)
+  files or pictures; pairs:NAME overlays two (default: mnist; with -t, the
+  model's)
 image_size: resize all pictures (default: as they are; with -t, as in training)
 grayscale: turn colour into grey
 test_fraction: part of each class that a folder of pictures without train and

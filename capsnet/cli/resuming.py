@@ -2,7 +2,7 @@
 
 import os
 
-from capsnet.files import read_state
+from capsnet.files import read_state, split_pairs
 from capsnet.messages import UserError, backend
 
 # Data sets that are no files.
@@ -59,6 +59,8 @@ def restore_flags(args, defaults):
 def recorded_value(args, name):
     """A flag's value for the record: a path holds in every folder."""
     value = getattr(args, name)
-    if name == "dataset" and value and value not in NAMED_DATASETS:
-        return os.path.abspath(os.path.expanduser(value))
+    if name == "dataset" and value:
+        pairs, inner = split_pairs(value)
+        if inner not in NAMED_DATASETS:
+            return pairs + os.path.abspath(os.path.expanduser(inner))
     return value

@@ -96,10 +96,10 @@ class Training(Task):
             return resumed.get("ema", asked)
         return bounded_momentum(asked, steps)
 
-    def lam_recon(self, input_shape, n_class):
+    def lam_recon(self, target_shape, n_class):
         """The weight of the mean squared error of the reconstruction."""
         return reconstruction_weight(
-            self.flags["lam_recon"], input_shape, n_class
+            self.flags["lam_recon"], target_shape, n_class
         )
 
 

@@ -6,6 +6,7 @@ import os
 from capsnet.cli.settings import Training
 from capsnet.data.batches import steps_per_epoch
 from capsnet.devices import machine_memory, runs_on_cpu
+from capsnet.evaluation import answers
 from capsnet.evaluation.figures import worst_classes
 from capsnet.files import MODEL, read_state
 from capsnet.messages import UserError, command, counted, cross, gigabytes
@@ -79,10 +80,11 @@ def tell_run(task, data, record):
         )
         return
     pictures = len(data.x_train)
+    several = ", several a picture" if data.labels == "several" else ""
     print(
-        f"Training on {counted(pictures, 'picture')} of "
-        f"{cross(record['input_shape'])}, {len(data.class_names)} classes; "
-        f"{record['parameters']:,} weights"
+        f"Training on {counted(pictures, 'pair' if data.pairs else 'picture')} "
+        f"of {cross(record['input_shape'])}, {len(data.class_names)} classes"
+        f"{several}; {record['parameters']:,} weights"
     )
     tell_steps(task, steps_per_epoch(pictures, record["batch_size"]), record)
     if not resumed:
@@ -131,7 +133,12 @@ def tell_replaced(save_dir):
 
 def tell_result(task, record):
     """Prints what came of a training, and how to test it."""
-    print(f"Test error: {record['test_error']:.2f} % (epoch {record['epoch']})")
+    if record["labels"] == "one":
+        error = f"Test error: {record['test_error']:.2f} %"
+        print(f"{error} (epoch {record['epoch']})")
+    else:
+        print(f"Epoch {record['epoch']}, all of the test part:")
+        print("\n".join(answers.lines(record)))
     print(f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json")
     words = ["-t", "-w", os.path.join(task.save_dir, MODEL)]
     if task.save_dir != "result":
@@ -139,14 +146,18 @@ def tell_result(task, record):
     print(f"Test it: {command(SCRIPT, *words)}")
 
 
-def tell_figures(figures, save_dir, decoder):
+def tell_figures(figures, save_dir, decoder, labels="one"):
     """Prints what came of a test, of a model with or without a decoder."""
-    print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
-    print(
-        f"Test error: {figures['test_error']:.2f} % "
-        f"({figures['mistakes']} of {figures['pictures']})"
-    )
-    written = ["test.json", "confusion.png"]
+    written = ["test.json"]
+    if labels == "one":
+        print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
+        print(
+            f"Test error: {figures['test_error']:.2f} % "
+            f"({figures['mistakes']} of {figures['pictures']})"
+        )
+        written.append("confusion.png")
+    else:
+        print("\n".join(answers.lines(figures)))
     if figures["mistakes"]:
         print(worst_classes(figures["classes"]))
         written.append("mistakes.png")

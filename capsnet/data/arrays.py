@@ -29,7 +29,8 @@ def check_parts(name, train, test):
 
     Returns:
         Pictures of shape `(n, height, width, channels)` of both parts, and
-        their labels of shape `(n,)`.
+        their labels of shape `(n,)`, or `(n, n_class)` where a picture may
+        have several: uint8 rows of zeros and ones.
     """
     pictures, labels = [], []
     for part, (x, y) in (("train", train), ("test", test)):
@@ -41,31 +42,50 @@ def check_parts(name, train, test):
                 f"width, channels), with 1, 3 or 4 channels and nothing empty, "
                 f"received {x.shape} in {name!r}: reshape it"
             )
-        if y.dtype.kind not in "iu" or y.shape not in ((len(x),), (len(x), 1)):
-            raise UserError(
-                f"expected y_{part} to be {len(x)} integers, one a picture, "
-                f"received {y.dtype} of shape {y.shape} in {name!r}: store "
-                "the class of each picture (if they are one-hot, store their "
-                "argmax)"
-            )
         pictures.append(x)
-        labels.append(y.reshape(-1))
+        labels.append(_check_labels(name, part, len(x), y))
     if pictures[0].shape[1:] != pictures[1].shape[1:]:
         raise UserError(
             "expected training and test pictures of one shape, received "
             f"{pictures[0].shape[1:]} and {pictures[1].shape[1:]} in {name!r}: "
             "store them in one shape"
         )
+    if labels[0].shape[1:] != labels[1].shape[1:]:
+        raise UserError(
+            "expected y_train and y_test of one kind, received shapes "
+            f"{labels[0].shape} and {labels[1].shape} in {name!r}: store "
+            "integers, or rows of as many zeros and ones"
+        )
+    if labels[0].ndim == 2 and all((y.sum(1) == 1).all() for y in labels):
+        labels = [y.argmax(1) for y in labels]  # One-hot.
     return _to_uint8(name, pictures), labels
+
+
+def _check_labels(name, part, count, y):
+    """Integers of shape `(count,)`, or rows of zeros and ones as uint8."""
+    if y.dtype.kind in "iu" and y.shape in ((count,), (count, 1)):
+        return y.reshape(-1)
+    if y.ndim == 2 and len(y) == count and y.shape[1] > 1:
+        if np.isin(y, (0, 1)).all():
+            return y.astype(np.uint8)
+    raise UserError(
+        f"expected y_{part} to be {count} integers, one a picture, or {count} "
+        f"rows of zeros and ones, received {y.dtype} of shape {y.shape} in "
+        f"{name!r}: store the class of each picture, or a row with a one for "
+        "each of its classes"
+    )
 
 
 def index_labels(name, y_train, y_test, class_names=None):
     """Labels counted from 0, and the name of each class.
 
-    The `class_names`, if not `None`, are in the order of the labels.
+    The `class_names`, if not `None`, are in the order of the labels, which
+    stay as they are where they are rows of zeros and ones.
     """
-    classes = np.unique(y_train)
-    unknown = np.setdiff1d(y_test, classes)
+    rows = y_train.ndim == 2
+    classes = np.unique(np.nonzero(y_train)[1] if rows else y_train)
+    received = np.unique(np.nonzero(y_test)[1] if rows else y_test)
+    unknown = np.setdiff1d(received, classes)
     if len(unknown):
         raise UserError(
             "expected every class of the test part in the training part, "
@@ -77,9 +97,11 @@ def index_labels(name, y_train, y_test, class_names=None):
             f"expected at least two classes, received {name!r} with one: add "
             "another"
         )
+    if rows:
+        classes = np.arange(y_train.shape[1])
     if class_names is None:
         class_names = classes.astype(str).tolist()
-    elif 0 <= classes[0] and classes[-1] < len(class_names):
+    elif not rows and 0 <= classes[0] and classes[-1] < len(class_names):
         classes = np.arange(len(class_names))
     elif len(classes) != len(class_names):
         raise UserError(
@@ -97,9 +119,9 @@ def index_labels(name, y_train, y_test, class_names=None):
             "expected class names that differ by more than spaces, received "
             f"{twice[0]!r} twice in {name!r}: rename one"
         )
-    labels = [
-        np.searchsorted(classes, y).astype(np.int64) for y in (y_train, y_test)
-    ]
+    labels = y_train, y_test
+    if not rows:
+        labels = [np.searchsorted(classes, y).astype(np.int64) for y in labels]
     return labels, list(class_names)
 
 

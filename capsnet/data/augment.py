@@ -21,6 +21,15 @@ def max_shift(shape, shift_fraction):
     return tuple(math.floor(round(shift_fraction * n, 6)) for n in shape[:2])
 
 
+def windows(images, size):
+    """All parts of a size of pictures, a view.
+
+    From `(n, ...)` to `(n, top, left, height, width, channels)`.
+    """
+    parts = np.lib.stride_tricks.sliding_window_view(images, size, axis=(1, 2))
+    return np.moveaxis(parts, 3, -1)
+
+
 class Augmentation:
     """What all augmentations have: pictures in, other pictures out."""
 
@@ -73,11 +82,7 @@ class Shift(Augmentation):
         if down or right:
             margins = (0, 0), (down, down), (right, right), (0, 0)
             images = np.pad(images, margins)
-        crops = np.lib.stride_tricks.sliding_window_view(
-            images, (height, width), axis=(1, 2)
-        )
-        # (n, top, left, height, width, channels), a view.
-        return np.moveaxis(crops, 3, -1)
+        return windows(images, (height, width))
 
     def draw(self, generator, n, size):
         # In this order, or old runs would go on with other shifts.

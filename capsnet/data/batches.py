@@ -17,33 +17,31 @@ STEPS, SMALLEST_BATCH = 100, 10
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ShiftedBatches(keras.utils.PyDataset):
-    """Batches of randomly moved pictures, for `fit` and `evaluate`.
+class Batches(keras.utils.PyDataset):
+    """Batches for `fit` and `evaluate`: what all kinds of them have.
 
-    `augment` moves each picture in its own way. What is random is drawn for
-    a whole epoch from `(seed, epoch)`, a row for each picture of `x`. So a
-    batch depends on `(seed, epoch, index)` alone, a picture's version on
-    neither batch nor replicas, and a resumed run sees what the uninterrupted
-    one would have seen; a callback tells the epoch by `set_epoch`.
+    What is random is drawn for a whole epoch from `(seed, epoch)`. So a
+    batch depends on `(seed, epoch, index)` alone, a picture on neither batch
+    nor replicas, and a resumed run sees what the uninterrupted one would have
+    seen; a callback tells the epoch by `set_epoch`.
 
     A batch is `(inputs, targets)`, inputs `{"image", "label"}` and targets
-    `{"capsnet", "decoder"}`: float32 pictures in [0, 1] and one-hot labels.
-    Without `decoder` the pictures are the only input. With `class_weight` or
-    several replicas the weights `{"capsnet": (rows,), "decoder": (rows, 1,
-    1)}` follow, and every batch has a number of rows that the replicas
-    divide: zero pictures of weight 0 fill it up, and the real ones weigh
-    `rows / real rows`. Keras divides a weighted loss by the number of rows,
-    so the loss is exactly the mean over the real pictures, and two replicas
-    end with the weights of one. Pass metrics as `weighted_metrics`, or they
-    count the zero pictures.
+    `{"capsnet", "decoder"}`: float32 pictures in [0, 1] and rows of zeros and
+    ones. Without `decoder` the pictures are the only input. With
+    `class_weight` or several replicas the weights `{"capsnet": (rows,),
+    "decoder": (rows, 1, 1)}` follow, and every batch has a number of rows
+    that the replicas divide: zero pictures of weight 0 fill it up, and the
+    real ones weigh `rows / real rows`. Keras divides a weighted loss by the
+    number of rows, so the loss is exactly the mean over the real pictures,
+    and two replicas end with the weights of one. Pass metrics as
+    `weighted_metrics`, or they count the zero pictures.
     """
 
     x: np.ndarray  # uint8, (n, height, width, channels).
-    y: np.ndarray  # Integers, (n,).
+    y: np.ndarray  # Integers, (n,), or rows of zeros and ones, (n, n_class).
     n_class: int
     batch_size: int  # Pictures a batch, all replicas together.
-    augment: Augmentation = Shift(0.0)  # Leaves the pictures as they are.
-    seed: int = 0  # Draws the order and what `augment` needs.
+    seed: int = 0  # Draws the order and all else that is random.
     shuffle: bool = False  # Whether every epoch has an order of its own.
     replicas: int = 1  # Devices that share a batch.
     # (n_class,), how much a picture counts in the loss of `capsnet`.
@@ -59,55 +57,107 @@ class ShiftedBatches(keras.utils.PyDataset):
                 f"positive batch size. Received: len(x)={len(x)}, "
                 f"len(y)={len(self.y)}, batch_size={self.batch_size}"
             )
-        self._padded = self.augment.pad(x)
         self.set_epoch(0)
 
     def __len__(self):
-        return steps_per_epoch(len(self.y), self.batch_size)
+        return steps_per_epoch(len(self._drawn[0]), self.batch_size)
 
     def set_epoch(self, epoch):
-        """Draws the order and the versions of an epoch, counted from 0."""
-        n = len(self.y)
-        generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(n) if self.shuffle else np.arange(n)
-        draws = self.augment.draw(generator, n, self.x.shape[1:3])
-        # Stored at once: `fit` asks for batches in other threads.
-        self._drawn = order, draws
+        """Draws an epoch, counted from 0: `_drawn`, a row for each picture.
+
+        It is stored at once: `fit` asks for batches in other threads.
+        """
+        raise NotImplementedError
+
+    def _take(self, *drawn):
+        """Some rows of `_drawn` as pictures, labels and decoder's targets.
+
+        The targets may be None: the pictures. Values are 0 to 255, labels
+        `(count, n_class)`, or `(count, 2, n_class)` with two of one picture.
+        """
+        raise NotImplementedError
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)} was asked for.")
-        order, draws = self._drawn
-        chosen = order[index * self.batch_size :][: self.batch_size]
-        count = len(chosen)
+        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        image, label, target = self._take(*(rows[part] for rows in self._drawn))
+        count = len(image)
         rows = math.ceil(count / self.replicas) * self.replicas
-        moved = self.augment.take(self._padded, chosen, draws[chosen])
-        image = np.zeros((rows, *moved.shape[1:]), np.float32)
-        np.divide(moved, np.float32(255), out=image[:count])
-        one_hot = np.zeros((rows, self.n_class), np.float32)
-        one_hot[np.arange(count), self.y[chosen]] = 1
-        inputs, targets = image, {"capsnet": one_hot}
+        image, label = filled(image, rows, 255), filled(label, rows)
+        truth = label.copy() if label.ndim == 2 else label.max(1)
+        inputs, targets = image, {"capsnet": truth}
         if self.decoder:
             # Copies: TensorFlow takes over the memory of an array, and of two
             # tensors in the same memory one may be overwritten while the
             # other is still read (measured with two replicas).
-            inputs = {"image": image, "label": one_hot.copy()}
-            targets["decoder"] = image.copy()
+            inputs = {"image": image, "label": label}
+            targets["decoder"] = (
+                image.copy() if target is None else filled(target, rows, 255)
+            )
         if self.class_weight is None and self.replicas == 1:
             return inputs, targets
-        return inputs, targets, self._weigh(self.y[chosen], rows)
+        return inputs, targets, self._weigh(targets, count)
 
-    def _weigh(self, labels, rows):
+    def _weigh(self, targets, count):
+        rows = len(targets["capsnet"])
         scale = np.zeros(rows, np.float32)
-        scale[: len(labels)] = rows / len(labels)
-        weights = {"capsnet": scale}
-        if self.decoder:
-            # Keras's mse keeps (rows, height, width).
-            weights["decoder"] = scale[:, None, None].copy()
+        scale[:count] = rows / count
+        # Keras's losses keep all axes but the last.
+        weights = {
+            name: scale.reshape(rows, *[1] * (target.ndim - 2)).copy()
+            for name, target in targets.items()
+        }
         if self.class_weight is not None:
             each = np.asarray(self.class_weight, np.float32)
-            scale[: len(labels)] *= each[labels]
+            weights["capsnet"] *= targets["capsnet"] @ each
         return weights
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class ShiftedBatches(Batches):
+    """Batches of randomly moved pictures; `augment` moves each in its own way.
+
+    A row for each picture of `x` is drawn.
+    """
+
+    augment: Augmentation = Shift(0.0)  # Leaves the pictures as they are.
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._padded = self.augment.pad(self.x)
+
+    def set_epoch(self, epoch):
+        n = len(self.y)
+        generator = np.random.default_rng([self.seed, epoch])
+        order = generator.permutation(n) if self.shuffle else np.arange(n)
+        draws = self.augment.draw(generator, n, self.x.shape[1:3])
+        self._drawn = order, draws[order]
+
+    def _take(self, chosen, draws):
+        moved = self.augment.take(self._padded, chosen, draws)
+        return moved, label_rows(self.y[chosen], self.n_class), None
+
+    @property
+    def answers(self):
+        """The right classes of an epoch: booleans, `(pictures, n_class)`."""
+        return label_rows(self.y[self._drawn[0]], self.n_class, bool)
+
+
+def filled(values, rows, divisor=1):
+    """`values / divisor` in float32; zeros fill it up to so many rows."""
+    result = np.zeros((rows, *values.shape[1:]), np.float32)
+    np.divide(values, np.float32(divisor), out=result[: len(values)])
+    return result
+
+
+def label_rows(labels, n_class, dtype=np.float32):
+    """Labels as rows of zeros and ones, `(n, n_class)`, which may be such."""
+    if labels.ndim == 2:
+        return labels.astype(dtype)
+    rows = np.zeros((len(labels), n_class), dtype)
+    rows[np.arange(len(labels)), labels] = 1
+    return rows
 
 
 def steps_per_epoch(pictures, batch_size):
@@ -134,7 +184,7 @@ def balanced_weights(labels, n_class):
 
 
 def pipeline(batches):
-    """`batches`, a `ShiftedBatches`, in the form that Keras is to be given.
+    """`batches`, a `Batches`, in the form that Keras is to be given.
 
     Left to Keras they become a `tf.data.Dataset` that tunes itself in a
     thread that sleeps for up to a minute, often through its cancellation,

@@ -8,6 +8,7 @@
     FOLDER of four idx files       train-images-idx3-ubyte.gz, ...
     FOLDER/train/CLASS/*.png       pictures, and FOLDER/test/CLASS/*.png
     FOLDER/CLASS/*.png             pictures, a part of them kept for the test
+    pairs:ONE OF THESE             two of its pictures in each
 """
 
 import dataclasses
@@ -24,9 +25,11 @@ from capsnet.data.arrays import (
     load_idx,
     load_npz,
 )
+from capsnet.data.datasets import Dataset
 from capsnet.data.digits import DIGIT_NAMES, draw_digits
 from capsnet.data.folders import TEST_FRACTION, has_parts, load_pictures
 from capsnet.data.pictures import adapt
+from capsnet.files import split_pairs
 from capsnet.messages import UserError, counted
 
 KERAS_DATASETS = {
@@ -43,21 +46,8 @@ BUILT_IN = ("digits", *KERAS_DATASETS)
 ACCEPTED = (
     "digits, mnist, fashion_mnist, cifar10, an .npz file, a folder with the "
     "four idx files of MNIST, or a folder of pictures (train/CLASS and "
-    "test/CLASS, or CLASS alone)"
+    "test/CLASS, or CLASS alone), or one of these after pairs:"
 )
-
-
-@dataclasses.dataclass
-class Dataset:
-    """Pictures and labels, in a training and a test part."""
-
-    x_train: np.ndarray  # uint8, (n, height, width, channels).
-    y_train: np.ndarray  # int64, (n,), indices into `class_names`.
-    x_test: np.ndarray
-    y_test: np.ndarray
-    class_names: list[str]  # All different.
-    name: str  # What `--dataset` was.
-    notes: list[str] = dataclasses.field(default_factory=list)  # For the user.
 
 
 def load(
@@ -82,7 +72,7 @@ def load(
     Raises:
         UserError: If the data set is missing, broken or not usable.
     """
-    name = str(name)
+    pairs, name = split_pairs(str(name))
     fraction = test_fraction or TEST_FRACTION
     try:
         kind = _kind(name)
@@ -112,8 +102,14 @@ def load(
             f"{str(error.filename or name)!r} ({error.strerror or error}): "
             "check the permissions and the disk"
         ) from None
-    y_train, y_test = labels
-    return Dataset(x_train, y_train, x_test, y_test, class_names, name, notes)
+    if pairs:
+        _check_pairs(name, *labels)
+    return Dataset(
+        *(x_train, labels[0], x_test, labels[1], class_names),
+        name=pairs + name,
+        notes=notes,
+        pairs=bool(pairs),
+    )
 
 
 def _load_arrays(name, kind, seed):
@@ -132,20 +128,24 @@ def hold_out(dataset, fraction, seed):
     """Takes a part of the training pictures away for validation.
 
     Every class keeps at least one training picture; `seed` decides which
-    ones are taken.
+    ones are taken. Those that are held out make pairs of their own.
 
     Returns:
         The `Dataset` without them, their pictures, their labels.
 
     Raises:
-        UserError: If no picture would be held out, or all of a class.
+        UserError: If no picture would be held out, or all of a class; or of
+            pairs pictures of one class only.
     """
     y = dataset.y_train
     count = round(fraction * len(y)) if 0 < fraction < 1 else 0
     order = np.random.default_rng(seed).permutation(len(y))
     # The first of each class in the order comes before all the others, so
     # that the end of the order, which is held out, never takes a whole class.
-    first = np.unique(y[order], return_index=True)[1]
+    if y.ndim == 1:
+        first = np.unique(y[order], return_index=True)[1]
+    else:
+        first = np.unique(y[order].argmax(0))
     order = np.concatenate([order[first], np.delete(order, first)])
     if not 1 <= count <= len(y) - len(first):
         raise UserError(
@@ -154,6 +154,12 @@ def hold_out(dataset, fraction, seed):
             f"which is {count}: choose another fraction"
         )
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
+    if dataset.pairs and np.all(y[held] == y[held[0]]):
+        raise UserError(
+            "expected --val_fraction to hold out two classes, to make pairs "
+            f"of, received {fraction}, which is {counted(count, 'picture')} of "
+            "one: choose a larger fraction"
+        )
     remaining = dataclasses.replace(
         dataset, x_train=dataset.x_train[kept], y_train=y[kept]
     )
@@ -163,12 +169,30 @@ def hold_out(dataset, fraction, seed):
 def reorder(dataset, class_names):
     """The same data set, its classes in the order of `class_names`."""
     place = np.array([class_names.index(name) for name in dataset.class_names])
+    labels = [
+        place[y] if y.ndim == 1 else y[:, np.argsort(place)]
+        for y in (dataset.y_train, dataset.y_test)
+    ]
     return dataclasses.replace(
         dataset,
-        y_train=place[dataset.y_train],
-        y_test=place[dataset.y_test],
+        y_train=labels[0],
+        y_test=labels[1],
         class_names=list(class_names),
     )
+
+
+def _check_pairs(name, y_train, y_test):
+    """Raises UserError where there are no two classes to make pairs of."""
+    if y_train.ndim == 2:
+        raise UserError(
+            f"expected pictures with one label each after pairs:, received "
+            f"{name!r} with several a picture: leave pairs: out"
+        )
+    if len(np.unique(y_test)) < 2:
+        raise UserError(
+            "expected two classes at least in the test part, to make pairs "
+            f"of, received {name!r} with one: add test pictures of another"
+        )
 
 
 def _kind(name):

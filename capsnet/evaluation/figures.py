@@ -131,12 +131,18 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
 
 
 def draw_pictures(eval_model, images, titles, path):
-    """Draws pictures, beside their reconstructions if there is a decoder."""
-    reconstructions = None
+    """Draws pictures, beside their reconstructions if there is a decoder.
+
+    Those of the two digits of a pair lie over each other.
+    """
+    shown, reconstructions = images / 255, None
     if "decoder" in eval_model.output:
         reconstructions = predict(eval_model, images)["decoder"]
+        if reconstructions.ndim == 5:
+            shown = utils.colours(shown)
+            reconstructions = utils.overlay(reconstructions)
     with whole_file(path) as temporary:
-        utils.draw_pairs(images / 255, reconstructions, titles, temporary)
+        utils.draw_pairs(shown, reconstructions, titles, temporary)
 
 
 def worst_classes(classes, named=3):

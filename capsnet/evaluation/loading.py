@@ -10,6 +10,7 @@ import keras
 
 from capsnet.data.folders import TEST_FRACTION
 from capsnet.data.sources import BUILT_IN, load, reorder
+from capsnet.files import split_pairs
 from capsnet.messages import UserError, listed
 from capsnet.models.networks import Network, attach
 from capsnet.models.saving import (
@@ -19,6 +20,7 @@ from capsnet.models.saving import (
     load_model,
     load_weights,
 )
+from capsnet.models.several import check_labels
 
 # Flags that say how pictures are read, and how a model computes.
 OF_PICTURES = ("image_size", "grayscale", "skip_unreadable")
@@ -33,8 +35,8 @@ def load_for_testing(paths, asked, build):
         asked: Dictionary of the flags that the user gave, by their names;
             `jit_compile` is a boolean or `"auto"`. For all else the records
             decide, of data the first one's, then the defaults.
-        build: Function of a `Network`, `input_shape` and `n_class` that
-            returns three models as `CapsNet` does.
+        build: Function of a `Network`, `input_shape`, `n_class` and what
+            labels a picture has that returns three models as `CapsNet` does.
 
     Returns:
         A list of such triples, the `sources.Dataset`, and the models'
@@ -49,9 +51,10 @@ def load_for_testing(paths, asked, build):
     }
     records = {path: record for path, (_, record) in loaded.items()}
     data = load_data(records, asked)
-    input_shape, n_class = data.x_test.shape[1:], len(data.class_names)
-    for path, (model, _) in loaded.items():
+    input_shape, n_class = data.input_shape, len(data.class_names)
+    for path, (model, record) in loaded.items():
         if model:
+            check_labels(model, record, path, data)
             check_model(model, path, input_shape, n_class)
     data = order_classes(data, records)
     models = []
@@ -64,7 +67,8 @@ def load_for_testing(paths, asked, build):
             check_rounds(model, path)
         flags = {**flags, **asked}
         keras.config.set_dtype_policy(flags.get("dtype_policy", "float32"))
-        models.append(build(Network.of(flags), input_shape, n_class))
+        network = Network.of(flags)
+        models.append(build(network, input_shape, n_class, data.labels))
         if model:
             copy_weights(model, models[-1][1], path)
         else:
@@ -92,7 +96,8 @@ def load_data(records, asked):
     path, first = next(iter(of_runs.items()), (None, {}))
     flags = {**first, **asked}
     name = flags.get("dataset") or "mnist"
-    is_there = name in BUILT_IN or os.path.exists(name)
+    inner = split_pairs(name)[1]
+    is_there = inner in BUILT_IN or os.path.exists(inner)
     if "dataset" not in asked and not is_there:
         raise UserError(
             f"{path} was trained on {name!r}, which is not there; name what "
@@ -109,9 +114,10 @@ def load_data(records, asked):
 
 def place_of(name):
     """A data set's name as a path that holds in every folder."""
-    if not name or name in BUILT_IN:
+    pairs, inner = split_pairs(name or "")
+    if not name or inner in BUILT_IN:
         return name
-    return os.path.realpath(os.path.expanduser(name))
+    return pairs + os.path.realpath(os.path.expanduser(inner))
 
 
 def unseen_fraction(asked, records, name):
@@ -203,7 +209,7 @@ def class_number(name, data):
             f"got {name!r}"
         )
     number = choices.index(name) % n_class
-    if number not in data.y_test:
+    if len(data.tested(number)) == 0:
         raise UserError(
             "--digit expects a class with a picture in the test part, got "
             f"{name!r} without any; choose another class"

@@ -15,13 +15,34 @@ from capsnet.files import whole_file
 from capsnet.messages import counted, cross, listed, printable, shorten
 from capsnet.models.inference import PREDICT_BATCH, lengths_model, predict
 
-# Of `predictions.csv`.
-COLUMNS = ("file", "class", "length", "runner_up", "runner_up_length")
+# Of `predictions.csv`, and what stands above the printed table, by the labels
+# that a picture has.
+COLUMNS = {
+    "one": ("file", "class", "length", "runner_up", "runner_up_length"),
+    "pair": ("file", "class_1", "length_1", "class_2", "length_2"),
+    "several": ("file", "classes", "lengths"),
+}
+HEADINGS = {
+    "one": ("file", "class", "length", "runner-up", "length"),
+    "pair": ("file", "class", "length", "class", "length"),
+    "several": COLUMNS["several"],
+}
 
 
-def make_rows(files, lengths, class_names):
-    """One row a file, as `COLUMNS` says, from lengths `(files, n_class)`."""
+def make_rows(files, lengths, class_names, labels="one"):
+    """One row a file, as `COLUMNS` says, from lengths `(files, n_class)`.
+
+    Of several labels all above 0.5 are named, or else the longest.
+    """
     order = np.argsort(-lengths, axis=-1, kind="stable")
+    if labels == "several":
+        rows = []
+        for file, length, ranked in zip(files, lengths, order):
+            named = [i for i in ranked if length[i] > 0.5] or ranked[:1]
+            names = "; ".join(class_names[i] for i in named)
+            row = file, names, "; ".join(f"{length[i]:.3f}" for i in named)
+            rows.append(row)
+        return rows
     return [
         (
             file,
@@ -34,9 +55,9 @@ def make_rows(files, lengths, class_names):
     ]
 
 
-def format_table(rows):
+def format_table(rows, labels="one"):
     """The rows of `make_rows` as aligned lines under a heading."""
-    table = [("file", "class", "length", "runner-up", "length")]
+    table = [HEADINGS[labels]]
     for row in rows:
         table.append(
             [f"{v:.3f}" if isinstance(v, float) else printable(v) for v in row]
@@ -47,7 +68,9 @@ def format_table(rows):
     )
 
 
-def predict_files(models, files, class_names, skip_unreadable=False):
+def predict_files(
+    models, files, class_names, skip_unreadable=False, labels="one"
+):
     """Reads pictures and asks the models, some of them at a time.
 
     Args:
@@ -55,6 +78,7 @@ def predict_files(models, files, class_names, skip_unreadable=False):
         files: Paths of pictures.
         class_names: List of strings.
         skip_unreadable: Boolean, leave out what cannot be read.
+        labels: What a picture has, as in `Dataset.labels`.
 
     Returns:
         The rows of `make_rows` in the order of the files, the first
@@ -80,7 +104,8 @@ def predict_files(models, files, class_names, skip_unreadable=False):
                 images += x[: SHOWN - len(images)]
                 x = np.stack(x)
                 lengths = sum(predict(model, x) for model in capsules)
-                rows += make_rows(names, lengths / len(models), class_names)
+                lengths = lengths / len(models)
+                rows += make_rows(names, lengths, class_names, labels)
             if len(files) > PREDICT_BATCH:
                 bar.update(start + len(part))
     if unreadable and not (skip_unreadable and rows):
@@ -96,7 +121,7 @@ def predict_files(models, files, class_names, skip_unreadable=False):
     return rows, np.stack(images), notes
 
 
-def write_predictions(eval_model, rows, images, save_dir):
+def write_predictions(eval_model, rows, images, save_dir, labels="one"):
     """Writes `predictions.csv` and, drawn by a model, `predictions.png`."""
     with whole_file(os.path.join(save_dir, "predictions.csv")) as path:
         # A file's name may hold any bytes.
@@ -104,15 +129,24 @@ def write_predictions(eval_model, rows, images, save_dir):
             path, "w", newline="", encoding="utf-8", errors="backslashreplace"
         ) as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            writer.writerow(COLUMNS[labels])
             for row in rows:
                 writer.writerow(
                     f"{v:.6f}" if isinstance(v, float) else v for v in row
                 )
     titles = [
-        f"{shorten(printable(os.path.basename(file)), 18)}: "
-        f"{shorten(first, 18)} ({length:.2f})"
-        for file, first, length, *_ in rows[: len(images)]
+        f"{shorten(printable(os.path.basename(row[0])), 18)}: "
+        f"{named_in(row, labels)}"
+        for row in rows[: len(images)]
     ]
     path = os.path.join(save_dir, "predictions.png")
     draw_pictures(eval_model, images, titles, path)
+
+
+def named_in(row, labels):
+    """The classes of a row of `make_rows`, for a title."""
+    if labels == "several":
+        return shorten(row[1], 36)
+    each = zip(row[1::2], row[2::2])
+    named = [f"{shorten(name, 18)} ({length:.2f})" for name, length in each]
+    return ", ".join(named[: 2 if labels == "pair" else 1])

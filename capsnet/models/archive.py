@@ -23,9 +23,9 @@ MOST_EXPANSION = 10
 # The classes that a model's config may name, beside those of `KERNELS`.
 KNOWN = (
     "Functional Sequential InputLayer __keras_tensor__ DTypePolicy Mask Length "
-    "Activation Add Dropout Flatten Reshape Softmax "
-    "BatchNormalization Present Zeros Ones Constant GlorotUniform HeNormal "
-    "RandomNormal TruncatedNormal CapsuleNormal"
+    "Activation Add Concatenate Cropping1D Dropout Flatten MaxPooling2D Named "
+    "Reshape Softmax BatchNormalization Present Zeros Ones Constant "
+    "GlorotUniform HeNormal RandomNormal TruncatedNormal CapsuleNormal"
 ).split()
 # Those with a kernel, and its shape by their config and their input's shape.
 KERNELS = {

@@ -1,4 +1,4 @@
-"""From pictures to the lengths of the capsules, in large batches."""
+"""From pictures to lengths, in large batches; from lengths to classes."""
 
 import keras
 import numpy as np
@@ -67,4 +67,36 @@ def predict(model, x, batch_size=PREDICT_BATCH):
     """`model.predict` for uint8 pictures, in large batches."""
     labels = np.zeros(len(x), dtype="int64")
     batches = ShiftedBatches(x, labels, 1, batch_size, decoder=False)
+    return predict_batches(model, batches)
+
+
+def predict_batches(model, batches):
+    """`model.predict` for batches of the test."""
     return model.predict(pipeline(batches), verbose=0)
+
+
+def longest(lengths, counts):
+    """The longest capsules of each picture, as booleans `(n, n_class)`.
+
+    Of equal lengths the class of the lower number counts as the longer.
+
+    Args:
+        lengths: Array of shape `(n, n_class)`.
+        counts: How many, one integer or integers of shape `(n, 1)`.
+    """
+    order = np.argsort(-lengths, axis=-1, kind="stable")
+    ranks = np.argsort(order, axis=-1)
+    return ranks < counts
+
+
+def named_classes(lengths, labels="one"):
+    """The classes that lengths stand for, as booleans `(n, n_class)`.
+
+    Args:
+        lengths: Array of shape `(n, n_class)`.
+        labels: What a picture has: `"one"` label (the longest capsule), a
+            `"pair"` (the two longest) or `"several"` (all above 0.5).
+    """
+    if labels == "several":
+        return lengths > 0.5
+    return longest(lengths, 2 if labels == "pair" else 1)

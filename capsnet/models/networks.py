@@ -24,6 +24,11 @@ RECONSTRUCTION = 0.0005
 SMALL_CONVOLUTIONS = ((32, 5, 1), (64, 3, 1), (64, 3, 1), (128, 3, 2))
 SMALL_TYPES, SMALL_DIM = 16, 8
 SMALL_STDDEV = 0.0395
+# Of what has no capsules, by the model's name.
+LOSSES = {
+    "baseline": "categorical_crossentropy",
+    "several_baseline": "binary_crossentropy",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +211,34 @@ def Baseline(input_shape, n_class, conv="auto", dropout=0.5):
     return attach(keras.Model(image, {"capsnet": softmax}, name="baseline"))
 
 
+def reconstruct(eval_model, label):
+    """What the decoder draws of the labelled capsules.
+
+    Args:
+        eval_model: A model with a decoder.
+        label: `(batch, n_class)`, or `(batch, 2, n_class)`: for each of two
+            rows the one decoder runs, and draws a picture.
+    """
+    digitcaps = eval_model.get_layer("digitcaps").output
+    mask, decode = map(eval_model.get_layer, ("mask", "decoder"))
+    if len(label.shape) == 2:
+        return decode(mask([digitcaps, label]))
+    drawn = []
+    for row in range(2):
+        one = layers.Cropping1D((row, 1 - row))(label)
+        one = layers.Reshape(label.shape[2:])(one)
+        picture = decode(mask([digitcaps, one]))
+        shape = (1, *picture.shape[1:])
+        drawn.append(layers.Reshape(shape, dtype="float32")(picture))
+    return layers.Concatenate(axis=1, dtype="float32")(drawn)
+
+
 def attach(eval_model):
-    """The three models of `CapsNet` around a (loaded) evaluation model."""
+    """The three models of `CapsNet` around a (loaded) evaluation model.
+
+    That of a pair of digits reconstructs both, for which the training model
+    takes a label of two rows.
+    """
     image, outputs = eval_model.input, eval_model.output
     if "decoder" not in outputs:
         # Not the same object: what is saved has no loss and no optimizer,
@@ -221,9 +252,12 @@ def attach(eval_model):
     label = layers.Input((n_class,), name="label")
     noise = layers.Input((n_class, dim_capsule), name="noise")
     inputs = {"image": image, "label": label}
-    reconstruction = decode(mask([digitcaps, label]))
+    true = label
+    if len(outputs["decoder"].shape) == 5:
+        true = layers.Input((2, n_class), name="label")
+    reconstruction = reconstruct(eval_model, true)
     train_model = keras.Model(
-        inputs,
+        {"image": image, "label": true},
         {"capsnet": outputs["capsnet"], "decoder": reconstruction},
         name="train_model",
     )
@@ -236,13 +270,20 @@ def attach(eval_model):
     return train_model, eval_model, manipulate_model
 
 
-def reconstruction_weight(lam_recon, input_shape, n_class):
+def reconstruction_weight(lam_recon, target_shape, n_class):
     """The weight of the mean squared error, from `--lam_recon`.
 
-    The paper adds 0.0005 x the *sum* of squared errors to Eq. 4. The
-    authors' code also halves Eq. 4 and averages it over the classes, so that
-    against Eq. 4 it weighs 2 x n_class times more.
+    The paper adds 0.0005 x the *sum* of squared errors to Eq. 4, of each of
+    two pictures, where a pair is drawn. The authors' code also halves Eq. 4
+    and averages it over the classes, so that against Eq. 4 it weighs 2 x
+    n_class times more.
+
+    Args:
+        lam_recon: `"classic"`, `"authors"`, or a number, which is returned.
+        target_shape: What the decoder draws of a picture, `(height, width,
+            channels)`, or `(2, height, width, channels)` for a pair.
+        n_class: Integer, number of classes.
     """
-    classic = RECONSTRUCTION * math.prod(input_shape)
+    classic = RECONSTRUCTION * math.prod(target_shape)
     names = {"classic": classic, "authors": classic * 2 * n_class}
     return names.get(lam_recon, lam_recon)

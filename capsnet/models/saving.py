@@ -23,6 +23,7 @@ from capsnet.models.archive import (
     check_archive,
     half_weights,
 )
+from capsnet.models.several import labels_of
 
 # A SavedModel's place for what its loaders leave alone.
 EXTRA = "assets.extra"
@@ -143,7 +144,8 @@ def load_models(paths):
     known = []
     for path, model, record in zip(paths, models, records):
         input_shape, n_class = signature(model, path)
-        known.append((input_shape, class_names_of(record, n_class)))
+        names = class_names_of(record, n_class)
+        known.append((input_shape, names, labels_of(model, record)))
         if known[-1] != known[0]:
             raise UserError(
                 "expected models of the same pictures and classes after -w, "

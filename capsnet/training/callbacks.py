@@ -11,7 +11,12 @@ import numpy as np
 import utils
 from capsnet.files import LOG, MODEL, OF_MODEL, remove, writing
 from capsnet.messages import UserError
-from capsnet.models.inference import lengths_model, predict
+from capsnet.models.inference import (
+    PREDICT_BATCH,
+    lengths_model,
+    named_classes,
+    predict_batches,
+)
 from capsnet.models.saving import save_model
 from capsnet.training.checkpoints import keep
 
@@ -47,24 +52,34 @@ class EpochClock(keras.callbacks.Callback):
 
 
 class TestError(keras.callbacks.Callback):
-    """Adds the test error in percent to the log. It chooses nothing."""
+    """Adds the test error in percent to the log. It chooses nothing.
 
-    def __init__(self, eval_model, x, y, swap=None):
+    Of several labels a picture all have to be right; of pairs one is tested
+    for each picture of the test part.
+    """
+
+    def __init__(self, eval_model, data, swap=None):
         super().__init__()
         # Made once, or TensorFlow would trace it anew in every epoch.
         self.lengths = lengths_model(eval_model)
-        self.x, self.y = x, y
+        self.batches = data.test_batches(PREDICT_BATCH)
+        self.labels = data.labels
         self.swap = swap
         self.line = None
 
     def on_epoch_end(self, epoch, logs=None):
         with averaged(self.swap):
-            lengths = predict(self.lengths, self.x)
-        wrong = int(np.sum(lengths.argmax(-1) != self.y))
-        logs["test_error"] = 100 * wrong / len(self.y)
+            lengths = predict_batches(self.lengths, self.batches)
+        named, answers = (
+            named_classes(lengths, self.labels),
+            self.batches.answers,
+        )
+        wrong = int(np.sum((named != answers).any(-1)))
+        logs["test_error"] = 100 * wrong / len(answers)
+        exact = "" if self.labels == "one" else "exact "
         self.line = (
-            f"Epoch {epoch + 1}: test error {logs['test_error']:.2f} % "
-            f"({wrong} of {len(self.y)})"
+            f"Epoch {epoch + 1}: {exact}test error {logs['test_error']:.2f} % "
+            f"({wrong} of {len(answers)})"
         )
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -177,7 +192,7 @@ def around(keeper, batches, data, debug=False):
 
     Args:
         keeper: A `Keeper`.
-        batches: The training's `ShiftedBatches`.
+        batches: The training's batches.
         data: A `sources.Dataset`; its test part is tested.
         debug: Whether TensorBoard's logs are written.
     """
@@ -187,7 +202,7 @@ def around(keeper, batches, data, debug=False):
     watchers = [
         EpochClock(batches, state["seconds_per_epoch"]),
         *([swap] if swap else []),
-        TestError(keeper.eval_model, data.x_test, data.y_test, swap),
+        TestError(keeper.eval_model, data, swap),
         Log(save_dir, decoder, keeper.choose, append=goes_on),
         keeper,
     ]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from capsnet.data.datasets import Dataset
 from capsnet.files import read_state
 from capsnet.messages import UserError
 from capsnet.training import callbacks
@@ -76,7 +77,8 @@ def test_loss_that_is_no_number_stops_in_its_step(model):
 def test_test_error_is_that_of_the_averaged_weights(model, swap, capsys):
     x, y = np.zeros((4, 2, 2, 1), "uint8"), np.array([1, 1, 1, 0])
     for given, wrong in ((swap, 1), (None, 3)):
-        logs, watcher = {}, callbacks.TestError(model, x, y, given)
+        data = Dataset(x, y, x, y, ["a", "b"], "zeros")
+        logs, watcher = {}, callbacks.TestError(model, data, given)
         watcher.on_epoch_end(0, logs)
         assert logs == {"test_error": 25 * wrong}
         assert bias_of(model) == [1, 0]
