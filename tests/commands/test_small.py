@@ -40,7 +40,7 @@ def small(tmp_path_factory, data):
     return done
 
 
-def tested(folder, *argv):
+def figures_of(folder, *argv):
     """The figures of a test."""
     done = command(folder, *argv)
     assert done.status == 0, done.err
@@ -86,7 +86,7 @@ def test_computed_in_other_ways_it_sees_the_same(tmp_path, data, small):
         ["-w", small.model_path(), "--dtype_policy", "mixed_bfloat16"],
         ["-w", weights, "--model", "efficient", "--dataset", data],
     ):
-        figures = tested(tmp_path, "-t", *argv)
+        figures = figures_of(tmp_path, "-t", *argv)
         assert figures["test_error"] == pytest.approx(expected), argv
 
 
