@@ -1,7 +1,6 @@
 """The life of a small network: trained, stopped, tested, looked at, used."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,28 +114,33 @@ def test_exported_it_computes_the_same(tmp_path, small):
     tensorflow = pytest.importorskip("tensorflow")
     done = run("--export", tmp_path / served, "-w", path)
     assert done.status == 0, done.err
-    serve = tensorflow.saved_model.load(str(tmp_path / served)).serve
-    outputs = serve(x / np.float32(255))
+    model = tensorflow.saved_model.load(str(tmp_path / served))
+    outputs = model.serve(x / np.float32(255))
     np.testing.assert_allclose(outputs["capsnet"], expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory, data, small):
+    """Two more epochs, from the model of `small`; and the flags for them."""
+    flags = "--model", "efficient", "--epochs", 2, "-w", small.model_path()
+    done = train(tmp_path_factory.mktemp("again"), data, *flags)
+    assert done.status == 0, done.err
+    return done, flags
 
 
 @pytest.mark.parametrize("other", ("jax", "torch"))
 def test_other_backends_test_it_and_train_it_alike(
-    tmp_path, data, small, other
+    tmp_path, data, small, again, other
 ):
-    out = on_backend(
-        other, "-t", "-w", small.model_path(), "--save_dir", tmp_path
-    )
+    folder = "--save_dir", tmp_path
+    on_backend(other, "-t", "-w", small.model_path(), *folder)
+    figures = json.loads((tmp_path / "test.json").read_text())
     error = small.log()["test_error"][-1]
-    figures = json.loads(Path(tmp_path, "test.json").read_text())
     assert figures["test_error"] == pytest.approx(error)
-    assert "Test error" in out
-    flags = "--model", "efficient", "--epochs", 2, "--batch_size", 20
-    flags += "--dataset", data, "-w", small.model_path()
-    logs = []
-    for name in ("tensorflow", other):
-        on_backend(name, *flags, "--save_dir", tmp_path / name)
-        logs.append(utils.read_log(tmp_path / name / "log.csv"))
+    argv = "--dataset", data, "--batch_size", 20, *again[1]
+    on_backend(other, *argv, *folder)
+    found, expected = utils.read_log(tmp_path / "log.csv"), again[0].log()
     for column in ("capsnet_loss", "decoder_loss"):
-        ours, theirs = (log[column] for log in logs)
-        np.testing.assert_allclose(theirs, ours, atol=1e-3, rtol=0)
+        np.testing.assert_allclose(
+            found[column], expected[column], atol=1e-3, rtol=0
+        )
