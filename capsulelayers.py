@@ -24,6 +24,7 @@ import math
 import keras
 from keras import ops
 
+import capsnet.models.normalization  # noqa: F401 (registers its layers)
 from capsnet.models.arguments import config_of, one_of, positive
 from capsnet.models.fastconv import CoveringConv2D, FastConv2D
 from capsnet.models.initializers import CAPSULE_NORMAL
@@ -363,8 +364,8 @@ class CapsuleLayer(keras.layers.Layer):
         """
         inputs, kernel = self._slices(inputs)
         if self.routing == "attention":
-            votes = self.weighted_sum(ops.ones((1, 1, 1)), inputs, kernel)
-            agreement = self.agreement(votes, inputs, kernel)
+            total = self.weighted_sum(ops.ones((1, 1, 1)), inputs, kernel)
+            agreement = self.agreement(total, inputs, kernel)
             coupling = attention(agreement, self.dim_capsule, self.prior)
             outputs = self.outputs(coupling, inputs, kernel)
         else:

@@ -1,16 +1,24 @@
 """Runs of the command in this process, and the tests' ways to look at them."""
 
 import contextlib
+import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
+import pytest
 
 import capsulenet
 import utils
+from capsnet.training import callbacks
+
+ROOT = Path(__file__).parents[1]
 
 # Of the pictures in `data`, on which the shared runs are trained.
 SHAPE, N_CLASS = (17, 17, 1), 3
@@ -61,6 +69,35 @@ def command(folder, *argv):
 def train(folder, data, *argv):
     """Trains in steps of 20 pictures, two in an epoch of `data`."""
     return command(folder, "--dataset", data, "--batch_size", 20, *argv)
+
+
+def stopped_in_epoch(number, folder, data, *argv):
+    """`train`, stopped between an epoch's row in the log and its checkpoint."""
+    keep = callbacks.keep
+
+    def stop(folder, model, state):
+        if state["epochs_done"] == number:
+            raise KeyboardInterrupt
+        keep(folder, model, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "keep", stop)
+        return train(folder, data, *argv)
+
+
+def on_backend(name, *argv):
+    """Runs the command on a backend in its own process; what it printed."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "capsulenet.py"), *map(str, argv)],
+        env={**os.environ, "KERAS_BACKEND": name},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def message_of(run, status=2):

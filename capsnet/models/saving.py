@@ -8,6 +8,7 @@ it is loaded in Keras's safe mode, after archive.py has looked at it.
 import json
 import os
 import shutil
+import warnings
 import zipfile
 
 import h5py
@@ -213,12 +214,16 @@ def load_weights(model, path):
             if "layer_names" in file.attrs or "digitcaps" in file:
                 load_classic_weights(file, model, path)
                 return
-        model.load_weights(path)
+        with warnings.catch_warnings():
+            # Keras says in many lines what its error says in one.
+            warnings.simplefilter("ignore")
+            model.load_weights(path)
     except UserError:
         raise
     except Exception as error:  # h5py and Keras raise nearly anything.
         raise UserError(
-            f"cannot load weights from {path!r}: {reason_of(error)}"
+            f"cannot load weights from {path!r}; check the file and the "
+            f"model's flags, --model first: {reason_of(error)}"
         ) from error
 
 

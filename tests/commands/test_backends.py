@@ -1,47 +1,25 @@
 """The same command trains the same network on every backend."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from conftest import write_bars
+from running import on_backend
 
 import utils
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(name, *flags):
-    """Runs `capsulenet.py` on a backend; returns what it printed."""
-    process = subprocess.run(
-        [sys.executable, str(ROOT / "capsulenet.py"), *map(str, flags)],
-        env={**os.environ, "KERAS_BACKEND": name},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ("jax", "torch"))
 def test_first_ten_steps_agree_between_backends(other, tmp_path):
-    if importlib.util.find_spec(other) is None:
-        pytest.skip(f"{other} is not installed")
     data = write_bars(tmp_path / "data.npz", train=20, test=6)
     # One epoch is one step, and every epoch has its losses in the log.
     flags = ["--dataset", data, "--batch_size", 20]
     start = tmp_path / "start"
-    run("tensorflow", *flags, "--epochs", 1, "--save_dir", start)
+    on_backend("tensorflow", *flags, "--epochs", 1, "--save_dir", start)
     flags += ["-w", start / "trained_model.keras", "--epochs", 10]
     logs = []
     for name in ("tensorflow", other):
-        printed = run(name, *flags, "--save_dir", tmp_path / name)
+        printed = on_backend(name, *flags, "--save_dir", tmp_path / name)
         logs.append(utils.read_log(tmp_path / name / "log.csv"))
     for column in ("capsnet_loss", "decoder_loss"):
         ours, theirs = (log[column] for log in logs)
@@ -50,5 +28,5 @@ def test_first_ten_steps_agree_between_backends(other, tmp_path):
     assert f"Test it: KERAS_BACKEND={other} python " in printed
     model = tmp_path / other / "trained_model.keras"
     argv = "--digit", 1, "-w", model, "--save_dir", tmp_path / other
-    assert "Test error" in run(other, *argv)
+    assert "Test error" in on_backend(other, *argv)
     assert (tmp_path / other / "manipulate-1.png").exists()

@@ -12,7 +12,7 @@ import pytest
 from conftest import bars
 from running import NAMES, SHAPE, contents, lengths_of, message_of, run
 
-from capsnet.models.networks import Baseline
+from capsnet.models.networks import Baseline, Efficient
 from capsnet.models.saving import load_model, save_model
 from capsulenet import CapsNet, compile_model
 
@@ -105,6 +105,7 @@ def test_model_loads_after_importing_the_layers_alone(named, tmp_path):
     for name, models in (
         ("plain", CapsNet(SHAPE, 3, decoder=False)),
         ("baseline", Baseline(SHAPE, 3)),
+        ("small", Efficient(SHAPE, 3)),
     ):
         compile_model(models[0], 0.001, 0.0)
         paths.append(str(tmp_path / f"{name}.keras"))
@@ -120,5 +121,6 @@ def test_model_loads_after_importing_the_layers_alone(named, tmp_path):
         "capsnet_model ['capsnet', 'decoder'] None",
         "capsnet_model ['capsnet'] None",
         "baseline ['capsnet'] None",
+        "efficient_model ['capsnet', 'decoder'] None",
         "False",
     ], done.stderr

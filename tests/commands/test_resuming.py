@@ -16,35 +16,21 @@ from running import (
     message_of,
     run,
     same,
+    stopped_in_epoch,
     train,
     weights_of,
 )
 
 from capsnet.files import read_state, state_sha256
-from capsnet.training import callbacks
 
 pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
-
-
-def stopped_in_epoch_3(folder, data, *argv):
-    """Between the row in the log and the checkpoint."""
-    keep = callbacks.keep
-
-    def stop(folder, model, state):
-        if state["epochs_done"] == 3:
-            raise KeyboardInterrupt
-        keep(folder, model, state)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks, "keep", stop)
-        return train(folder, data, *argv)
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, data):
     """A stopped run of four epochs, and its log then."""
     folder = tmp_path_factory.mktemp("runs") / "an interrupted run's"
-    stopped = stopped_in_epoch_3(folder, data, "--epochs", 4)
+    stopped = stopped_in_epoch(3, folder, data, "--epochs", 4)
     return stopped, stopped.log()
 
 
@@ -108,7 +94,7 @@ def test_resumed_run_has_its_cosine_and_its_average(tmp_path, data):
     flags += "--epochs", 4, "--batch_size", 10, "-r", 1
     never, folder = train(tmp_path / "never", data, *flags), tmp_path / "often"
     assert never.status == 0, never.err
-    assert message_of(stopped_in_epoch_3(folder, data, *flags), status=130)
+    assert message_of(stopped_in_epoch(3, folder, data, *flags), status=130)
     resumed = command(folder, "--resume")
     assert resumed.status == 0, resumed.err
     log = (folder / "log.csv").read_bytes()

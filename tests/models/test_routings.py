@@ -14,6 +14,7 @@ from numerics import (
     to_numpy,
 )
 
+from capsnet.models.routings import max_min
 from capsulelayers import CapsuleLayer, Length, squash
 
 ITERATIVE = ("dynamic", "leaky", "max_min")
@@ -140,6 +141,14 @@ def test_the_first_round_couples_all_alike(routing, first):
     layer, _ = built(routing, routings=1)
     _, coupling = layer.route(random_normal(2, 6, 4))
     np.testing.assert_allclose(to_numpy(coupling), first, rtol=1e-6)
+
+
+def test_max_min_takes_next_to_no_range_for_none():
+    """Its reciprocal could overflow."""
+    logits = np.array([0, 1e-35, 2e-35], "float32")[:, None, None]
+    np.testing.assert_array_equal(to_numpy(max_min(logits)), 1.0)
+    wider = to_numpy(max_min(logits * np.float32(1e10))).ravel()
+    np.testing.assert_allclose(wider, [0, 0.5, 1], atol=1e-6)
 
 
 def test_large_logits_overflow_in_no_routing():

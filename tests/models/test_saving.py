@@ -1,6 +1,7 @@
 """Models and weights as files: whole, the same again, or refused."""
 
 import os
+import warnings
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from model_files import N_CLASS, SHAPE, capsnet, dense_model, message_of
 
-from capsnet.models.networks import Baseline
+from capsnet.models.networks import Baseline, Efficient
 from capsnet.models.saving import (
     check_model,
     class_names_of,
@@ -226,6 +227,16 @@ def test_what_holds_no_weights_is_refused(tmp_path, trained, suffix):
     other = str(tmp_path / "other.weights.h5")
     dense_model().save_weights(other)
     assert other in message_of(load_weights, trained, other)
+
+
+def test_weights_of_more_layers_are_refused_in_one_line(tmp_path, trained):
+    path = str(tmp_path / "small.weights.h5")
+    Efficient(SHAPE, N_CLASS)[1].save_weights(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # A warning would be a second one.
+        message = message_of(load_weights, trained, path)
+    assert f"{path!r}; check the file and the model's flags" in message
+    assert "objects could not be loaded" in message
 
 
 def test_classic_weights_fit_a_network_without_decoder(tmp_path, trained):
