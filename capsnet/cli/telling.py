@@ -7,7 +7,7 @@ from capsnet.cli.settings import Training
 from capsnet.data.batches import steps_per_epoch
 from capsnet.devices import machine_memory, runs_on_cpu
 from capsnet.evaluation.figures import worst_classes
-from capsnet.files import MODEL, read_state
+from capsnet.files import AFFINE, MODEL, read_state
 from capsnet.messages import UserError, command, counted, cross, gigabytes
 from capsnet.models.geometry import describe, training_memory
 from capsnet.models.inference import PREDICT_BATCH
@@ -142,11 +142,13 @@ def tell_result(task, record):
 def tell_figures(figures, save_dir, decoder):
     """Prints what came of a test, of a model with or without a decoder."""
     print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
-    print(
-        f"Test error: {figures['test_error']:.2f} % "
-        f"({figures['mistakes']} of {figures['pictures']})"
-    )
+    error = "{test_error:.2f} % ({mistakes} of {pictures})"
+    changed = ""
     written = ["test.json", "confusion.png"]
+    if "affine" in figures:
+        changed = f"; affinely changed {error.format(**figures['affine'])}"
+        written.append(AFFINE)
+    print(f"Test error: {error.format(**figures)}{changed}")
     if figures["mistakes"]:
         print(worst_classes(figures["classes"]))
         written.append("mistakes.png")
