@@ -157,9 +157,9 @@ def train_steps(train_model, batches, first, last):
     return statistics.fmean(losses)
 
 
-def begin(folder, models, batches, settings):
+def begin(folder, train_model, batches, settings):
     """Compiles; goes on where there is a checkpoint; returns the state."""
-    train_model, steps = models[0], len(batches)
+    steps = len(batches)
     shape, n_class = batches.x.shape[1:], batches.n_class
     # It falls after each epoch, however many there will be.
     rate = schedules.schedule(1, steps)
@@ -182,6 +182,26 @@ def begin(folder, models, batches, settings):
     return state
 
 
+def prepare(row, seed, batch_size, data):
+    """A run's three models, and its training batches."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    images, shift = robustness.placing(data.x_train)
+    n_class = len(data.class_names)
+    models = build(row, images.shape[1:], n_class)
+    batches = ShiftedBatches(
+        images,
+        data.y_train,
+        n_class,
+        batch_size,
+        shift,
+        seed,
+        shuffle=True,
+        decoder="decoder" in models[1].output,
+    )
+    return models, batches
+
+
 def stop_of(log, stop):
     """The first row of a log that reaches the stop, or None."""
     return next((row for row in log if row["shifted_accuracy"] >= stop), None)
@@ -198,22 +218,9 @@ def train(row, seed, args, data, folder, publish):
         publish: Function that is called after each check and at the end.
     """
     settings = settings_of(row, seed, args)
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    images, shift = robustness.placing(data.x_train)
-    models = build(row, images.shape[1:], len(data.class_names))
-    batches = ShiftedBatches(
-        images,
-        data.y_train,
-        len(data.class_names),
-        args.batch_size,
-        shift,
-        seed,
-        shuffle=True,
-        decoder="decoder" in models[1].output,
-    )
+    models, batches = prepare(row, seed, args.batch_size, data)
     steps, checks = len(batches), Checks(data, models[1])
-    state = begin(folder, models, batches, settings)
+    state = begin(folder, models[0], batches, settings)
     while True:
         log = runner.read_log(folder / LOG)
         stopped = stop_of(log, args.stop)
@@ -227,8 +234,8 @@ def train(row, seed, args, data, folder, publish):
         last = min(first + args.checks, (first // steps + 1) * steps)
         start = time.perf_counter()
         loss = train_steps(models[0], batches, first, last)
-        seconds = (time.perf_counter() - start) / (last - first)
-        state["step"], state["seconds"] = last, [*state["seconds"], seconds]
+        state["seconds"] += [(time.perf_counter() - start) / (last - first)]
+        state["step"] = last
         state["epochs_done"] += 1
         line = state["epochs_done"], last, loss, *checks.accuracies()
         with open(folder / LOG, "a", encoding="utf-8") as file:
