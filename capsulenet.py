@@ -14,10 +14,11 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
 
 Training writes into `--save_dir` (default `result`): `trained_model.keras`,
 `log.csv`, `log.png`, `run.json` and `checkpoint/`. Testing writes `test.json`,
-`confusion.png`, `mistakes.png` and `real_and_recon.png`; `--digit N` also
-`manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
-where `--save_dir` is given, else nothing. `--show_augment` writes
-`augment.png`. Of pairs no `confusion.png` is drawn.
+`confusion.png`, `mistakes.png` and `real_and_recon.png`; `--affine` also
+`affine.png`, `--digit N` `manipulate-N.png`. Predicting writes
+`predictions.csv` and `predictions.png` where `--save_dir` is given, else
+nothing. `--show_augment` writes `augment.png`. Of pairs no `confusion.png`
+is drawn.
 """
 
 import sys

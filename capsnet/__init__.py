@@ -8,7 +8,8 @@ A room imports only rooms of its own floor or below it; from the top:
                     settings.py (the seam: from flags to values), commands.py
                     (what each task does), telling.py (what a training says)
     evaluation/     loading.py (which models, on which data), figures.py,
-                    answers.py (several labels a picture), prediction.py
+                    answers.py (several labels a picture), prediction.py,
+                    robustness.py (affine changes)
     training/       recipes.py, schedules.py (the learning rate), averages.py
                     (averaged weights), callbacks.py, checkpoints.py (a run's
                     folder)

@@ -36,7 +36,7 @@ OF_TEST = {"testing", "weights", "save_dir", "skip_unreadable", "dataset"}
 OF_TEST |= {"image_size", "grayscale", "test_fraction", "seed", "routings"}
 OF_TEST |= {"conv", "dtype_policy", "jit_compile"}
 EFFECTIVE = {
-    "-t": OF_TEST,
+    "-t": {"affine", *OF_TEST},
     "--digit": {"digit", *OF_TEST},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
     "--export": {"export", "weights"},
@@ -171,8 +171,10 @@ def idle_flags(args):
         if "testing" in effective:
             why = "has no effect on a .keras file, which holds its network"
             idle |= dict.fromkeys(STRUCTURE - effective, why)
-    elif args.weights is not None:
-        idle["init"] = "has no effect with -w, which brings all weights"
+    else:
+        idle["affine"] = "has no effect without -t"
+        if args.weights is not None:
+            idle["init"] = "has no effect with -w, which brings all weights"
     if args.lr_schedule == "cosine" and task is None:
         why = "has no effect with --lr_schedule cosine"
         idle |= dict.fromkeys(("lr_decay", "lr_decay_steps"), why)

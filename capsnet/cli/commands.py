@@ -19,7 +19,7 @@ from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import environment, make_deterministic
-from capsnet.evaluation import loading, prediction
+from capsnet.evaluation import loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.messages import UserError, command, fail
 from capsnet.models.geometry import parameters
@@ -161,9 +161,17 @@ def run_testing(task, script):
                 "it is a baseline, or was trained with --lam_recon 0"
             )
         drawn = loading.class_number(task.digit, data)
-    figures = script.test(
-        [model[1] for model in models], data, task.save_dir, task.weights
-    )
+    if task.affine and data.labels != "one":
+        raise UserError(
+            f"--affine expects pictures of one class each, got {data.name!r}, "
+            "whose pictures have several labels: leave it out"
+        )
+    eval_models = [model[1] for model in models]
+    figures = script.test(eval_models, data, task.save_dir, task.weights)
+    if task.affine:
+        figures = robustness.test_affine(
+            eval_models, data, task.save_dir, figures
+        )
     print(f"Tested on {data.name}: {', '.join(task.weights)}")
     for line in loading.trained_elsewhere(records, data):
         print(line)

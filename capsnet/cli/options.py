@@ -90,6 +90,7 @@ seed: seed of weights, order and shifts
 weights: the model, or several that vote; in training, where to start from
 resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
+affine: with -t, test also on turned, slanted, scaled and moved pictures
 digit: draw what each dimension of a class's capsule does
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
@@ -188,6 +189,7 @@ def add_training_options(group):
 def add_task_options(group):
     add = adder(group)
     add("-t", "--testing", False)
+    add("--affine", False)
     add("--digit", None, metavar="CLASS")
     add("--predict", None, nargs="+", metavar="FILE|FOLDER")
     add("--export", None, metavar="DIR|FILE.keras")

@@ -109,11 +109,13 @@ class Testing(Task):
 
     Args:
         digit: Name or number of the class to draw, or `None`.
+        affine: Whether to test on affinely changed pictures, too.
         asked: Dictionary of the flags that the user gave; all else is as in
             training.
     """
 
     digit: str | None
+    affine: bool
     asked: dict
 
 
@@ -158,10 +160,12 @@ def read(args):
     flags = flags_of(args)
     if args.task in ("-t", "--digit"):
         named = args.given - {"testing", "digit", "weights", "save_dir"}
+        named -= {"affine"}
         asked = {name: flags[name] for name in named}
         if "jit_compile" in asked:
             asked["jit_compile"] = common["jit_compile"]
-        return Testing(**common, digit=args.digit, asked=asked)
+        own = {"digit": args.digit, "affine": args.affine}
+        return Testing(**common, **own, asked=asked)
     if args.task is None:
         return read_training(args, flags, common)
     if args.task == "--show_augment":

@@ -8,7 +8,7 @@ from capsnet.data.batches import steps_per_epoch
 from capsnet.devices import machine_memory, runs_on_cpu
 from capsnet.evaluation import answers
 from capsnet.evaluation.figures import worst_classes
-from capsnet.files import MODEL, read_state
+from capsnet.files import AFFINE, MODEL, read_state
 from capsnet.messages import UserError, command, counted, cross, gigabytes
 from capsnet.models.geometry import describe, training_memory
 from capsnet.models.inference import PREDICT_BATCH
@@ -151,11 +151,13 @@ def tell_figures(figures, save_dir, decoder, labels="one"):
     written = ["test.json"]
     if labels == "one":
         print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
-        print(
-            f"Test error: {figures['test_error']:.2f} % "
-            f"({figures['mistakes']} of {figures['pictures']})"
-        )
+        error = "{test_error:.2f} % ({mistakes} of {pictures})"
         written.append("confusion.png")
+        changed = ""
+        if "affine" in figures:
+            changed = f"; affinely changed {error.format(**figures['affine'])}"
+            written.append(AFFINE)
+        print(f"Test error: {error.format(**figures)}{changed}")
     else:
         print("\n".join(answers.lines(figures)))
     if figures["mistakes"]:

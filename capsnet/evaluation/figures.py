@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 import utils
-from capsnet.files import TEST_FILES, remove, whole_file, write_json
+from capsnet.files import AFFINE, TEST_FILES, remove, whole_file, write_json
 from capsnet.messages import shorten
 from capsnet.models.inference import predict
 
@@ -31,7 +31,7 @@ def replace_test(save_dir, counts):
         is_same = is_newer = False  # No test, or it does not tell of what.
     drawn = [] if is_same and is_newer else ["manipulate-*.png"]
     write_json(path, counts)
-    remove(save_dir, (*TEST_FILES[1:], *drawn))
+    remove(save_dir, (*TEST_FILES[1:], AFFINE, *drawn))
 
 
 def manipulation_path(save_dir, class_names, class_number):

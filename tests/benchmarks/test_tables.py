@@ -10,6 +10,7 @@ import growth
 import mnist
 import processes
 import pytest
+import robustness
 import routings
 import settings
 import speed
@@ -42,6 +43,14 @@ def test_tables_are_those_of_the_committed_logs(tmp_path, script):
     assert script.main(["--report", "--out", str(out)]) == 0
     made = (out / "README.md").read_text(encoding="utf-8")
     assert made == shown("result/README.md", name)[0] + "\n"
+
+
+def test_table_of_robustness_is_that_of_the_committed_logs(tmp_path):
+    for folder in (ROOT / "result").glob("robustness/*"):
+        shutil.copytree(folder, tmp_path / "robustness" / folder.name)
+    assert robustness.main(["--report", "--out", str(tmp_path)]) == 0
+    made = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert made == shown("result/README.md", "robustness")[0] + "\n"
 
 
 def test_short_table_of_the_main_readme_is_that_of_the_logs(tmp_path):

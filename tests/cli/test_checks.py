@@ -35,7 +35,7 @@ PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
 TEST = PICTURES | {"routings", "conv", "dtype_policy", "jit_compile"}
 TEST |= {"testing", "weights", "save_dir", "skip_unreadable", "seed"}
 EFFECTIVE = {
-    "-t": TEST | {"digit"},
+    "-t": TEST | {"digit", "affine"},
     "--digit": TEST | {"digit"},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
     "--export": {"export", "weights"},
@@ -138,6 +138,12 @@ def test_augmented_pictures_need_a_data_set_and_no_model(error_of):
     assert (args.task, args.dataset) == ("--show_augment", "mnist")
     message = error_of("--show_augment", "-w", "m.keras")
     assert "--weights has no effect with --show_augment" in message
+
+
+def test_affine_changes_are_refused_without_a_test(error_of, started):
+    refused = "--affine has no effect without -t: leave it out"
+    for argv in ([], started("--epochs", "5"), ["-w", "m.keras"]):
+        assert refused in error_of(*argv, "--affine")
 
 
 def test_given_weights_leave_nothing_to_initialize(here, error_of):

@@ -196,7 +196,9 @@ def test_testing_asks_for_what_was_given_alone(here):
     task = read("-t -w m.keras n.keras --save_dir new")
     assert isinstance(task, settings.Testing)
     assert (task.weights, task.save_dir) == (["m.keras", "n.keras"], "new")
-    assert (task.asked, task.digit) == ({}, None)
+    assert (task.asked, task.digit, task.affine) == ({}, None, False)
+    task = read("-t --affine -w m.keras")
+    assert (task.asked, task.affine) == ({}, True)
     task = read("--digit 5 -w m.keras --dataset own --seed 0 -r 3 --grayscale")
     assert (task.digit, task.save_dir, task.seed) == ("5", "result", 0)
     assert task.asked == {

@@ -11,6 +11,7 @@ from conftest import real_data, write_bars
 from PIL import Image
 from running import command, contents, lengths_of, message_of, run
 
+from capsnet.evaluation import robustness
 from capsnet.evaluation.figures import TEST_FILES
 from capsnet.models.networks import attach
 
@@ -84,6 +85,34 @@ def test_several_models_vote_with_the_sum_of_their_lengths(
     )
     wrong = int(np.sum(lengths.argmax(-1) != arrays["y_test"]))
     assert done.figures()["mistakes"] == wrong
+
+
+def test_affine_error_stands_beside_the_plain_one(
+    tmp_path, trained, plain, arrays
+):
+    paths = trained.model_path(), plain.model_path()
+    first = command(tmp_path, "-t", "-w", *paths)
+    before = first.figures()
+    done = command(tmp_path, "-t", "--affine", "-w", *paths)
+    assert done.status == 0, done.err
+    x, y = arrays["x_test"], arrays["y_test"]
+    changed = robustness.take(x, np.arange(12), versions=1, margin=0)
+    models = trained.model(), plain.model()
+    lengths = sum(lengths_of(model, changed) for model in models)
+    wrong = int(np.sum(lengths.argmax(-1) != y))
+    figures = done.figures()
+    assert figures.pop("affine")["mistakes"] == wrong > 0
+    assert figures == before
+    plain_part = next(s for s in first.out.splitlines() if "Test error" in s)
+    both = f"{plain_part}; affinely changed {100 * wrong / 12:.2f} % "
+    assert f"{both}({wrong} of 12)\n" in done.out
+    assert "affine.png" in done.out.splitlines()[-1]
+    with Image.open(tmp_path / "affine.png") as picture:
+        picture.load()
+    # Of what is not tested again nothing stays.
+    again = command(tmp_path, "-t", "-w", *paths)
+    assert again.figures() == figures and "affine" not in again.out
+    assert not (tmp_path / "affine.png").exists()
 
 
 def test_of_an_earlier_test_nothing_stays(tmp_path, plain):
