@@ -111,7 +111,7 @@ def test_affine_error_stands_beside_the_plain_one(
         picture.load()
     # Of what is not tested again nothing stays.
     again = command(tmp_path, "-t", "-w", *paths)
-    assert again.figures() == figures and "affine" not in again.out
+    assert again.figures() == figures and "affinely" not in again.out
     assert not (tmp_path / "affine.png").exists()
 
 
