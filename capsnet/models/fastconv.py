@@ -53,6 +53,17 @@ def transform_output(products, axes, matrices):
     return outputs[:, : y.outputs, : x.outputs]
 
 
+def least_saving(strides):
+    """How many times fewer multiplications pay for the fast path on a CPU.
+
+    JAX's own convolutions are slower than TensorFlow's, and the gradients of
+    strided ones very slow: those pay at any price (measured, benchmarks/).
+    """
+    if keras.backend.backend() != "jax":
+        return 2
+    return 1 if tuple(strides) == (1, 1) else 0
+
+
 def fast_convolution(inputs, kernel, strides, padding, transformed=None):
     """`keras.ops.conv` by Toom-Cook, for channels-last float32 tensors.
 
@@ -85,8 +96,8 @@ class FastConv2D(keras.layers.Conv2D):
         method: `"direct"` is `Conv2D`'s own computation; `"fast"` the one of
             this module wherever it is possible (channels last, neither
             dilation nor groups, a known picture size); `"auto"`, the
-            default, is fast on a CPU in float32 where that saves at least
-            half of the multiplications, and direct elsewhere.
+            default, is fast on a CPU in float32 where that pays (see
+            `least_saving`), and direct elsewhere.
 
     Input shape, output shape:
         As in `keras.layers.Conv2D`.
@@ -122,8 +133,9 @@ class FastConv2D(keras.layers.Conv2D):
         geometry = (size, self.kernel_size, self.strides, self.padding)
         return (
             self.compute_dtype == "float32"
-            and saving(*geometry, input_shape[-1], self.filters) >= 2
             and runs_on_cpu()
+            and saving(*geometry, input_shape[-1], self.filters)
+            >= least_saving(self.strides)
         )
 
     def convolution_op(self, inputs, kernel):

@@ -10,7 +10,6 @@ import math
 import keras
 from keras import layers
 
-from capsnet.devices import runs_on_cpu
 from capsnet.messages import UserError, cross
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.geometry import DECODER_UNITS, SMALLEST_SIDE
@@ -91,14 +90,11 @@ def add_decoder(outputs, digitcaps, output_shape, init):
 def few_channels_method():
     """The `method` of `FastConv2D` that is fastest for the small network.
 
-    Its convolutions have so few channels that on a CPU TensorFlow's own are
-    faster (222 ms a step against 236 where `"auto"` chooses layer by layer,
-    and 325 by the fast one). JAX's are not (510, 385, 272), above all the
-    gradients of the strided one.
+    Its convolutions have so few channels that TensorFlow's own are faster: a
+    step takes 222 ms against 236 where `"auto"` chooses layer by layer. On
+    JAX `"auto"` is, and PyTorch takes as long either way.
     """
-    on_jax = keras.backend.backend() == "jax" and runs_on_cpu()
-    in_full = keras.config.dtype_policy().compute_dtype == "float32"
-    return "fast" if on_jax and in_full else "direct"
+    return "auto" if keras.backend.backend() == "jax" else "direct"
 
 
 def Efficient(
