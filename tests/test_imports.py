@@ -24,6 +24,7 @@ ALLOWED = {
         "capsnet.models.arguments",
         "capsnet.models.fastconv",
         "capsnet.models.initializers",
+        "capsnet.models.normalization",
         "capsnet.models.routings",
     ),
     "capsulenet": OURS,
