@@ -194,8 +194,8 @@ def prepare(row, seed, batch_size, data):
         data.y_train,
         n_class,
         batch_size,
-        shift,
-        seed,
+        augment=shift,
+        seed=seed,
         shuffle=True,
         decoder="decoder" in models[1].output,
     )

@@ -37,10 +37,12 @@ def test_command_line_of_each_row():
     for version, flags in versions.items():
         for recipe in ("classic", "paper"):
             expected[f"{version}-{recipe}"] = f"{flags} --recipe {recipe}"
-    args = args_of(mnist.STUDY, "--epochs", "7", "--extra", "--lr_decay 0.8")
+    expected["v4-best"] = "-r 3 --recipe best"
+    expected["small"] = "--recipe laptop"
+    args = args_of(mnist.STUDY, "--epochs", "7", "--extra", "--lr 0.002")
     for row in mnist.ROWS:
         flags = expected.pop(row)
-        flags += " --lr_decay 0.8 --dataset mnist --epochs 7 --seed 2"
+        flags += " --lr 0.002 --dataset mnist --epochs 7 --seed 2"
         assert runner.flags_for(mnist.STUDY, row, 2, args) == flags.split()
     assert not expected
 
@@ -84,7 +86,7 @@ def test_the_authors_runs_have_all_that_their_recipe_sets():
 @pytest.mark.parametrize(
     ("study", "given", "expected"),
     [
-        (mnist.STUDY, ["v4"], ["v4-classic", "v4-paper"]),
+        (mnist.STUDY, ["v4"], ["v4-classic", "v4-paper", "v4-best"]),
         (mnist.STUDY, ["v3-p", "v3"], ["v3-paper", "v3-classic"]),
         (differences.STUDY, ["authors"], ["authors"]),
     ],

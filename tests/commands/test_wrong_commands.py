@@ -96,7 +96,7 @@ mnist                           unrecognized arguments: mnist
 --dataset missing.npz           'missing.npz': check the name or the path
 --dataset text.h5               'text.h5': check the name or the path
 --dataset text.npz              'text.npz', which is broken: copy or write
---dataset one_hot.npz           store their argmax
+--dataset one_hot.npz           received shapes (40, 3) and (12,)
 --dataset tiny.npz --test_fraction 0.2   class folders only
 --dataset tiny.npz --val_fraction 0.01   choose another fraction
 --dataset tiny.npz --image_size 3 3      --image_size
