@@ -113,6 +113,7 @@ def test_whole_set_is_tested_in_parts_that_go_on(digits, tmp_path, monkeypatch):
     assert tested == [100] * 4 + [None] + [100] * 5 + [60]
 
 
+@pytest.mark.slow
 def test_training_ends_at_the_first_check_that_reaches_the_stop(
     digits, tmp_path
 ):
