@@ -10,6 +10,7 @@ import growth
 import mnist
 import processes
 import pytest
+import recipes
 import robustness
 import routings
 import settings
@@ -36,7 +37,7 @@ def test_tables_are_those_of_the_measured_figures(script):
     assert shown("benchmarks/README.md", name)[1] == text and len(text) > 500
 
 
-@pytest.mark.parametrize("script", [mnist, differences])
+@pytest.mark.parametrize("script", [mnist, differences, recipes])
 def test_tables_are_those_of_the_committed_logs(tmp_path, script):
     name, out = script.STUDY.name, tmp_path / "result"
     shutil.copytree(ROOT / "result" / name, out / name)
