@@ -105,7 +105,7 @@ def checked(defaults, given):
     name = given.get("recipe", "classic")
     recipe = RECIPES[name]
     if (given.get("dataset") or "").startswith(PAIRS):
-        recipe = {**recipe, **OF_PAIRS[name]}
+        recipe = {**recipe, **OF_PAIRS.get(name, {})}
     args = argparse.Namespace(**{**defaults, **recipe, **given})
     args.given, args.resumed, args.task = set(given), None, task_of(args)
     check_backend()

@@ -27,5 +27,5 @@ RECIPES = {
     "best": STRONGER,
 }
 # What differs for pairs of digits: the decay of section 6 of the paper.
-OF_PAIRS = {"classic": {}, "paper": {"lr_decay_steps": 20_000}}
+OF_PAIRS = {"paper": {"lr_decay_steps": 20_000}}
 DEFAULT_BATCH_SIZE = 100

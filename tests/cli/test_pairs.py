@@ -3,6 +3,7 @@
 import pytest
 
 from capsnet.cli.checks import flags_of, parse_args
+from capsnet.training.recipes import RECIPES
 
 PAIRS = ("--dataset", "pairs:digits")
 
@@ -41,6 +42,13 @@ def test_recipe_paper_has_the_papers_schedule_for_pairs():
         assert args.lr_decay_steps == 7
     args = parse_args(list(PAIRS))
     assert (args.lr_decay, args.lr_decay_steps) == (0.9, 0)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_takes_pairs(recipe):
+    """What moves single pictures is not among what it sets."""
+    args = parse_args(["--dataset", "pairs:digits", "--recipe", recipe])
+    assert args.recipe == recipe and "augment" not in args.recipe_sets
 
 
 def test_resumed_run_keeps_the_schedule_of_its_recipe(started):
