@@ -41,7 +41,6 @@ from capsnet.evaluation import answers, figures
 from capsnet.files import whole_file
 from capsnet.models import geometry, networks, several
 from capsnet.models.fastconv import FastConv2D
-from capsnet.models.inference import lengths_model, predict
 from capsnet.models.initializers import initializers
 from capsnet.training import averages, callbacks, checkpoints, schedules
 from capsulelayers import CapsuleLayer, Length, PrimaryCap
@@ -311,11 +310,8 @@ def test(eval_models, data, save_dir, weights=()):
     """
     if data.labels != "one":
         return answers.test(eval_models, data, save_dir, weights)
-    lengths = sum(
-        predict(lengths_model(model), data.x_test) for model in eval_models
-    )
-    confusion = np.zeros([len(data.class_names)] * 2, "int64")
-    np.add.at(confusion, (data.y_test, lengths.argmax(-1)), 1)
+    tested = data.x_test, data.y_test, len(data.class_names)
+    lengths, confusion = figures.count_answers(eval_models, *tested)
     counts = {
         "dataset": data.name,
         "weights": list(weights),

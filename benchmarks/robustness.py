@@ -29,7 +29,6 @@ Exit status: 0, 2 for what the user can mend, 130 after SIGINT or SIGTERM.
 """
 
 import functools
-import signal
 import statistics
 import sys
 from pathlib import Path
@@ -39,7 +38,6 @@ import runner
 
 from capsnet.cli.parser import Parser, number
 from capsnet.files import locked, whole_file
-from capsnet.messages import UserError, fail
 
 ROWS = {"capsnet": (), "cnn": (), "small": ()}
 # Accuracy in % on shifted MNIST and affNIST, as the paper has it.
@@ -217,7 +215,17 @@ STUDY = runner.Study("robustness", ROWS, epochs=0, report=report)
 
 
 def work(args):
-    """Trains what is missing, and reports."""
+    """Trains what is missing unless asked not to, and reports."""
+    if args.report:
+        report(runner.read_runs(STUDY, args.out), args.out)
+    else:
+        train(args)
+    print(f"Written: {args.out / 'README.md'}")
+    return 0
+
+
+def train(args):
+    """Trains what is missing, and reports after each run."""
     # Here, so that flags are answered at once.
     import shifted
 
@@ -240,21 +248,7 @@ def work(args):
 
 def main(argv=None):
     """Returns an exit status."""
-    args = parse_args(argv)
-    try:
-        if args.report:
-            report(runner.read_runs(STUDY, args.out), args.out)
-        else:
-            # A job in the background is born deaf to SIGINT.
-            for each in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(each, runner.interrupt)
-            work(args)
-    except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on", 130)
-    except (UserError, OSError) as error:
-        return fail(error, 2)
-    print(f"Written: {args.out / 'README.md'}")
-    return 0
+    return runner.in_order(work, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -333,12 +333,22 @@ def work(study, args):
 def main(study, description, argv=None):
     """The scripts' `main`; returns an exit status."""
     args = parse(study, description, argv)
+    return in_order(functools.partial(work, study), args)
+
+
+def in_order(work, args):
+    """Calls `work(args)` so that it can be stopped; returns an exit status.
+
+    Args:
+        work: Function that returns an exit status.
+        args: The flags; with `--report` nothing is trained.
+    """
     if not args.report:
         # A job in the background is born deaf to SIGINT; this one listens.
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, interrupt)
     try:
-        return work(study, args)
+        return work(args)
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on", 130)
     except (UserError, OSError) as error:

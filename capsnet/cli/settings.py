@@ -159,13 +159,13 @@ def read(args):
     }
     flags = flags_of(args)
     if args.task in ("-t", "--digit"):
-        named = args.given - {"testing", "digit", "weights", "save_dir"}
-        named -= {"affine"}
+        own = {"testing", "digit", "affine", "weights", "save_dir"}
+        named = args.given - own
         asked = {name: flags[name] for name in named}
         if "jit_compile" in asked:
             asked["jit_compile"] = common["jit_compile"]
-        own = {"digit": args.digit, "affine": args.affine}
-        return Testing(**common, **own, asked=asked)
+        common |= {"digit": args.digit, "affine": args.affine}
+        return Testing(**common, asked=asked)
     if args.task is None:
         return read_training(args, flags, common)
     if args.task == "--show_augment":

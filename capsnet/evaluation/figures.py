@@ -9,7 +9,7 @@ import numpy as np
 import utils
 from capsnet.files import AFFINE, TEST_FILES, remove, whole_file, write_json
 from capsnet.messages import shorten
-from capsnet.models.inference import predict
+from capsnet.models.inference import lengths_model, predict
 
 # Pictures that are drawn at most.
 SHOWN = 50
@@ -54,6 +54,25 @@ def spread(count, most=SHOWN):
     """At most `most` of `count` indices: the set may be sorted by class."""
     shown = min(count, most)
     return np.arange(shown) * count // shown
+
+
+def count_answers(eval_models, images, labels, n_class):
+    """What models take pictures for, and how often it is what they are.
+
+    Args:
+        eval_models: List of evaluation models.
+        images: uint8 array of shape `(n, height, width, channels)`.
+        labels: Integers of shape `(n,)`, the true classes.
+        n_class: Integer, number of classes.
+
+    Returns:
+        The lengths of the capsules, summed over the models, `(n, n_class)`;
+        and the confusion, as in `test_figures`.
+    """
+    lengths = sum(predict(lengths_model(each), images) for each in eval_models)
+    confusion = np.zeros((n_class, n_class), "int64")
+    np.add.at(confusion, (labels, lengths.argmax(-1)), 1)
+    return lengths, confusion
 
 
 def test_figures(confusion, class_names):

@@ -17,10 +17,9 @@ import numpy as np
 
 import utils
 from capsnet.data.augment import Shift, transform
-from capsnet.evaluation.figures import spread, test_figures
+from capsnet.evaluation.figures import count_answers, spread, test_figures
 from capsnet.files import AFFINE, TEST_FILES, whole_file, write_json
 from capsnet.messages import shorten
-from capsnet.models.inference import lengths_model, predict
 
 # At most: degrees; pixels down for each to the right; part of each axis.
 ROTATION, SHEAR, SCALE = 20.0, 0.2, 0.2
@@ -197,12 +196,10 @@ def test_affine(eval_models, data, save_dir, figures):
     """
     images, labels = data.x_test, data.y_test
     changed = take(images, np.arange(len(images)), versions=1, margin=0)
-    lengths = sum(
-        predict(lengths_model(model), changed) for model in eval_models
+    lengths, confusion = count_answers(
+        eval_models, changed, labels, len(data.class_names)
     )
     predicted = lengths.argmax(-1)
-    confusion = np.zeros([len(data.class_names)] * 2, "int64")
-    np.add.at(confusion, (labels, predicted), 1)
     affine = {
         **{"rotation": ROTATION, "shear": SHEAR, "scale": SCALE, "seed": SEED},
         "sha256": hashlib.sha256(changed.tobytes()).hexdigest(),
