@@ -13,12 +13,12 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
     python capsulenet.py --show_augment           draw what training will see
 
 Training writes into `--save_dir` (default `result`): `trained_model.keras`,
-`log.csv`, `log.png`, `run.json` and `checkpoint/`. Testing writes `test.json`,
-`confusion.png`, `mistakes.png` and `real_and_recon.png`; `--affine` also
-`affine.png`, `--digit N` `manipulate-N.png`. Predicting writes
-`predictions.csv` and `predictions.png` where `--save_dir` is given, else
-nothing. `--show_augment` writes `augment.png`. Of pairs no `confusion.png`
-is drawn.
+`log.csv`, `log.png`, `run.json`, `batch.png` and `checkpoint/`. Testing
+writes `test.json`, `confusion.png`, `mistakes.png` and `real_and_recon.png`;
+`--affine` also `affine.png`, `--digit N` `manipulate-N.png`. Predicting
+writes `predictions.csv` and `predictions.png` where `--save_dir` is given,
+else nothing. `--show_augment` writes `augment.png`. Of pairs no
+`confusion.png` is drawn.
 """
 
 import sys
@@ -222,7 +222,7 @@ def train(
     class_weight=None,
     resumed=None,
     record=None,
-    verbose=1,
+    verbose=True,
 ):
     """Trains, and leaves in `save_dir` what the module's docstring names.
 
@@ -243,7 +243,7 @@ def train(
         resumed: None, or what `files.read_state` says of `save_dir`'s
             checkpoint, to continue from it.
         record: Dictionary for `run.json` and the model file.
-        verbose: As in Keras's `fit`.
+        verbose: Whether progress is printed.
 
     Returns:
         Pair of Keras's `History` and the record with the final figures.
@@ -271,6 +271,7 @@ def train(
         state = {**resumed, "flags": record.get("flags", {})}
     else:
         checkpoints.begin(save_dir)
+        figures.draw_batch(batches[0], data.class_names, save_dir)
     averages.average_statistics(
         train_model, ema, epochs * len(batches), None if resumed else batches
     )
@@ -283,9 +284,9 @@ def train(
         epochs=epochs,
         initial_epoch=state["epochs_done"],
         validation_data=held_out and pipeline(held_out),
-        callbacks=callbacks.around(keeper, batches, data, debug),
+        callbacks=callbacks.around(keeper, batches, data, debug, verbose),
         shuffle=False,
-        verbose=verbose,
+        verbose=0,
     )
     kept, seconds = keeper.finish(), state["seconds_per_epoch"]
     record.update(kept, seconds_per_epoch=seconds)

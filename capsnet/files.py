@@ -24,17 +24,18 @@ CHECKPOINT = "checkpoint"
 # Before the name of a data set: two of its pictures in one.
 PAIRS = "pairs:"
 AUGMENTED = "augment.png"
+BATCH = "batch.png"
 AFFINE = "affine.png"
 STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
-OF_RUN = (STATE, RECORD, PLOT, "tensorboard/*/events.out.tfevents.*")
+OF_RUN = (STATE, RECORD, PLOT, BATCH, "tensorboard/*/events.out.tfevents.*")
 # All that a test writes, whatever its models; --digit adds its own.
 TEST_FILES = "test.json confusion.png mistakes.png real_and_recon.png".split()
 # What tells of a model what it does.
 OF_MODEL = [*TEST_FILES, AFFINE, "manipulate-*.png"]
 OF_MODEL += ["predictions.csv", "predictions.png"]
 # All that may be left half written; nothing else is ours to remove.
-WRITTEN = (MODEL, RECORD, LOG, PLOT, "epoch-*.weights.h5", "state.json")
+WRITTEN = (MODEL, RECORD, LOG, PLOT, BATCH, "epoch-*.weights.h5", "state.json")
 WRITTEN += (AUGMENTED, *OF_MODEL)
 LEFTOVERS = [f".[0-9]*-{name}" for name in WRITTEN]  # Of `whole_file`.
 

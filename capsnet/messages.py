@@ -3,9 +3,12 @@
 import contextlib
 import io
 import json
+import math
 import os
 import shlex
+import shutil
 import sys
+import time
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -74,9 +77,43 @@ def cross(sizes):
     return "x".join(map(str, sizes))
 
 
+def duration(seconds):
+    """`0:07`, `12:30`, `1:05:00`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes}:{seconds:02}"
+
+
 def gigabytes(count):
     """Bytes as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB"
+
+
+class StatusLine:
+    """A line of a terminal that is written again and again; elsewhere none.
+
+    It is cut to the terminal's width, and changes ten times a second at most.
+    """
+
+    def __init__(self):
+        self.width, self.shown = 0, -math.inf
+
+    def show(self, text):
+        """Puts a text in place of the last one."""
+        now = time.monotonic()
+        if now - self.shown < 0.1 or not sys.stdout.isatty():
+            return
+        text = text[: shutil.get_terminal_size().columns - 1]
+        print(f"\r{text.ljust(self.width)}", end="", flush=True)
+        self.width, self.shown = len(text), now
+
+    def clear(self):
+        """Leaves an empty line for what comes."""
+        if self.width:
+            print(f"\r{' ' * self.width}\r", end="", flush=True)
+            self.width = 0
 
 
 class Unread(io.FileIO):

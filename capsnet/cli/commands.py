@@ -124,7 +124,6 @@ def run_training(task, script, scope, replicas):
             replicas=replicas,
             class_weight=class_weight,
             record=record,
-            verbose=1 if sys.stdout.isatty() else 2,
             **task.arguments,
         )
     telling.tell_result(task, record)

@@ -3,18 +3,30 @@
 import contextlib
 import os
 
+import numpy as np
+
 from capsnet.cli.settings import Training
 from capsnet.data.batches import steps_per_epoch
 from capsnet.devices import machine_memory, runs_on_cpu
 from capsnet.evaluation import answers
 from capsnet.evaluation.figures import worst_classes
 from capsnet.files import AFFINE, MODEL, read_state
-from capsnet.messages import UserError, command, counted, cross, gigabytes
+from capsnet.messages import (
+    UserError,
+    command,
+    counted,
+    cross,
+    gigabytes,
+    printable,
+)
 from capsnet.models.geometry import describe, training_memory
 from capsnet.models.inference import PREDICT_BATCH
 from capsnet.training.schedules import schedule, warmup_steps
 
 SCRIPT = "capsulenet.py"
+# Training pictures of a class that are few; and by how many times the largest
+# class has more than the smallest, so that it is worth a warning.
+FEW, UNEQUAL = 20, 10
 
 
 def tell_choices(task, data, class_weight, replicas):
@@ -86,9 +98,42 @@ def tell_run(task, data, record):
         f"of {cross(record['input_shape'])}, {len(data.class_names)} classes"
         f"{several}; {record['parameters']:,} weights"
     )
+    print(f"Computing with {described(record['environment'])}")
+    if data.labels == "one":
+        tell_classes(data, task.balanced)
     tell_steps(task, steps_per_epoch(pictures, record["batch_size"]), record)
     if not resumed:
         tell_replaced(task.save_dir)
+
+
+def described(environment):
+    """The backend and the device of a record, in words."""
+    name = environment["backend"]
+    version = environment["versions"].get(name, "")
+    cores = counted(environment["cores"], "core")
+    device = environment["accelerator"] or (
+        f"the CPU, {environment['processor']}, {cores}"
+    )
+    return f"{name} {version} on {device}"
+
+
+def tell_classes(data, balanced):
+    """Prints how many pictures a class has, and warns where it is unequal."""
+    counts = np.bincount(data.y_train, minlength=len(data.class_names))
+    few, many = counts.min(), counts.max()
+    between = few if few == many else f"{few} to {many}"
+    print(f"{between} of them in each class")
+    rarest = f"{printable(data.class_names[counts.argmin()])!r}"
+    if many >= UNEQUAL * few and not balanced:
+        print(
+            f"Warning: class {rarest} has {few}, others have {UNEQUAL} times "
+            "as many: --class_weight balanced lets each class count alike"
+        )
+    elif few < FEW:
+        print(
+            f"Warning: class {rarest} has {counted(few, 'training picture')}; "
+            f"{FEW} are few, 100 better"
+        )
 
 
 def tell_steps(task, steps, record):

@@ -11,7 +11,7 @@ import numpy as np
 
 import utils
 from capsnet.data.pairs import VERSIONS
-from capsnet.evaluation.figures import SHOWN, replace_test, spread
+from capsnet.evaluation.figures import SHOWN, joined, replace_test, spread
 from capsnet.files import MODEL, whole_file
 from capsnet.messages import shorten
 from capsnet.models.inference import (
@@ -205,7 +205,8 @@ def draw_sets(eval_model, data, batches, lengths, save_dir):
 
     if len(chosen):
         titles = [
-            f"{joined(row, data)} -> {joined(other, data)}"
+            f"{joined(row, data.class_names)} -> "
+            f"{joined(other, data.class_names)}"
             for row, other in zip(answers[chosen], named[chosen])
         ]
         made = drawn(chosen) if with_decoder else None
@@ -238,9 +239,3 @@ def reconstructions(eval_model, images, label):
     inputs = {"image": images / np.float32(255), "label": label}
     train_model, _, _ = attach(eval_model)
     return train_model.predict(inputs, len(images), verbose=0)["decoder"]
-
-
-def joined(row, data):
-    """The names of the classes in a row of booleans."""
-    names = [shorten(data.class_names[i], 12) for i in np.flatnonzero(row)]
-    return ", ".join(names) or "none"

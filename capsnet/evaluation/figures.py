@@ -7,12 +7,20 @@ import re
 import numpy as np
 
 import utils
-from capsnet.files import AFFINE, TEST_FILES, remove, whole_file, write_json
+from capsnet.files import (
+    AFFINE,
+    BATCH,
+    TEST_FILES,
+    remove,
+    whole_file,
+    write_json,
+)
 from capsnet.messages import shorten
 from capsnet.models.inference import lengths_model, predict
 
-# Pictures that are drawn at most.
+# Pictures that are drawn at most, and of a training's first batch.
 SHOWN = 50
+OF_BATCH = 30
 
 
 def replace_test(save_dir, counts):
@@ -123,6 +131,28 @@ def draw_test(eval_model, data, lengths, confusion, save_dir):
         reconstructions = predict(eval_model, shown)["decoder"]
         with whole_file(os.path.join(save_dir, "real_and_recon.png")) as path:
             utils.draw_reconstructions(shown / 255, reconstructions, path)
+
+
+def draw_batch(batch, class_names, save_dir):
+    """Draws `batch.png`: pictures as a network sees them in training.
+
+    Args:
+        batch: One of `Batches`.
+        class_names: List of strings.
+        save_dir: Folder.
+    """
+    inputs, targets = batch[:2]
+    images = inputs["image"] if isinstance(inputs, dict) else inputs
+    rows = targets["capsnet"][:OF_BATCH]
+    titles = [joined(row, class_names) for row in rows]
+    with whole_file(os.path.join(save_dir, BATCH)) as path:
+        utils.draw_pairs(images[:OF_BATCH], None, titles, path)
+
+
+def joined(row, class_names):
+    """The names of the classes in a row of booleans, or of 0 and 1."""
+    names = [shorten(class_names[i], 12) for i in np.flatnonzero(row)]
+    return ", ".join(names) or "none"
 
 
 def draw_mistakes(eval_model, data, lengths, save_dir):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from capsnet.data.batches import ShiftedBatches, pipeline
+from capsnet.messages import StatusLine
 from capsnet.models.fastconv import FastConv2D
 
 # Pictures of one step of prediction; larger steps gain nothing more.
@@ -71,8 +72,22 @@ def predict(model, x, batch_size=PREDICT_BATCH):
 
 
 def predict_batches(model, batches):
-    """`model.predict` for batches of the test."""
-    return model.predict(pipeline(batches), verbose=0)
+    """`model.predict` for batches of the test; a terminal shows how far."""
+    watch = Watch(len(batches))
+    lengths = model.predict(pipeline(batches), verbose=0, callbacks=[watch])
+    watch.line.clear()
+    return lengths
+
+
+class Watch(keras.callbacks.Callback):
+    """Shows how many of the pictures are done, in percent."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.line, self.steps = StatusLine(), steps
+
+    def on_predict_batch_end(self, batch, logs=None):
+        self.line.show(f"{100 * (batch + 1) // self.steps} % of the pictures")
 
 
 def longest(lengths, counts):

@@ -19,6 +19,7 @@ from capsnet.models.inference import (
 )
 from capsnet.models.saving import save_model
 from capsnet.training.checkpoints import keep
+from capsnet.training.progress import Progress
 
 
 class EpochClock(keras.callbacks.Callback):
@@ -65,7 +66,6 @@ class TestError(keras.callbacks.Callback):
         self.batches = data.test_batches(PREDICT_BATCH)
         self.labels = data.labels
         self.swap = swap
-        self.line = None
 
     def on_epoch_end(self, epoch, logs=None):
         with averaged(self.swap):
@@ -77,22 +77,11 @@ class TestError(keras.callbacks.Callback):
         wrong = int(np.sum((named != answers).any(-1)))
         logs["test_error"] = 100 * wrong / len(answers)
         exact = "" if self.labels == "one" else "exact "
-        self.line = (
+        print(
             f"Epoch {epoch + 1}: {exact}test error {logs['test_error']:.2f} % "
-            f"({wrong} of {len(answers)})"
+            f"({wrong} of {len(answers)})",
+            flush=True,
         )
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.print_line()
-
-    def on_train_end(self, logs=None):
-        self.print_line()
-
-    def print_line(self):
-        """Only now is Keras done with the epoch's progress bar."""
-        if self.line:
-            print(self.line, flush=True)
-        self.line = None
 
 
 class Log(keras.callbacks.CSVLogger):
@@ -187,7 +176,7 @@ class Keeper(keras.callbacks.Callback):
             save_model(self.eval_model, path, {**self.record, **figures})
 
 
-def around(keeper, batches, data, debug=False):
+def around(keeper, batches, data, debug=False, verbose=True):
     """All callbacks of a training, in the order in which they are called.
 
     Args:
@@ -195,12 +184,14 @@ def around(keeper, batches, data, debug=False):
         batches: The training's batches.
         data: A `sources.Dataset`; its test part is tested.
         debug: Whether TensorBoard's logs are written.
+        verbose: Whether progress is shown.
     """
     save_dir, state, swap = keeper.save_dir, keeper.state, keeper.swap
     decoder = "decoder" in keeper.eval_model.output
     goes_on = state["epochs_done"] > 0
     watchers = [
         EpochClock(batches, state["seconds_per_epoch"]),
+        *([Progress()] if verbose else []),
         *([swap] if swap else []),
         TestError(keeper.eval_model, data, swap),
         Log(save_dir, decoder, keeper.choose, append=goes_on),
