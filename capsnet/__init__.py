@@ -17,9 +17,10 @@ A room imports only rooms of its own floor or below it; from the top:
                     several labels a picture), geometry.py
                     (sizes for any picture), routings.py (other couplings),
                     normalization.py, initializers.py, arguments.py (of
-                    layers), fastconv.py and toomcook.py (the fast
-                    convolution), saving.py (models as files), archive.py
-                    (what a file may claim), inference.py (pictures to lengths)
+                    layers), vectors.py (their lengths), fastconv.py and
+                    toomcook.py (the fast convolution), saving.py (models as
+                    files), archive.py (what a file may claim), inference.py
+                    (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), datasets.py
                     (that, and its batches), arrays.py (npz and idx),
                     folders.py and pictures.py, digits.py (drawn on the spot),

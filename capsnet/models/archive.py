@@ -25,7 +25,8 @@ KNOWN = (
     "Functional Sequential InputLayer __keras_tensor__ DTypePolicy Mask Length "
     "Activation Add Concatenate Cropping1D Dropout Flatten MaxPooling2D Named "
     "Reshape Softmax BatchNormalization Present Zeros Ones Constant "
-    "GlorotUniform HeNormal RandomNormal TruncatedNormal CapsuleNormal"
+    "GlorotUniform HeNormal RandomNormal TruncatedNormal CapsuleNormal "
+    "PrimaryNormal L1 L2 L1L2 MaxNorm NonNeg UnitNorm"
 ).split()
 # Those with a kernel, and its shape by their config and their input's shape.
 KERNELS = {
