@@ -269,10 +269,10 @@ def train(
     rate = schedules.schedule(epochs, len(batches), lr, *falling)
     compiled = jit_compile, steps_per_execution, data.labels
     compile_model(train_model, rate, lam_recon, ema, *compiled)
-    state = {"epochs_done": 0, "seconds_per_epoch": [], **record}
+    state = {"epochs_done": 0, "seconds_per_epoch": [], "log": [], **record}
     if resumed:
-        checkpoints.go_on(save_dir, train_model, resumed)
-        state = {**resumed, "flags": record.get("flags", {})}
+        rows = checkpoints.go_on(save_dir, train_model, resumed)
+        state = {**resumed, "log": rows, "flags": record.get("flags", {})}
     else:
         checkpoints.begin(save_dir)
     averages.average_statistics(

@@ -19,8 +19,9 @@ A room imports only rooms of its own floor or below it; from the top:
                     normalization.py, initializers.py, arguments.py (of
                     layers), vectors.py (their lengths), fastconv.py and
                     toomcook.py (the fast convolution), saving.py (models as
-                    files), archive.py (what a file may claim), inference.py
-                    (pictures to lengths)
+                    files), weights.py (from a file into a model), archive.py
+                    (what a file may claim), inference.py (pictures to
+                    lengths)
     data/           sources.py (a name or path to a `Dataset`), datasets.py
                     (that, and its batches), arrays.py (npz and idx),
                     folders.py and pictures.py, digits.py (drawn on the spot),

@@ -23,8 +23,9 @@ from capsnet.evaluation import loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.messages import UserError, command, fail
 from capsnet.models.geometry import parameters
-from capsnet.models.saving import export, load_models, load_weights, save_half
+from capsnet.models.saving import export, load_models, save_half
 from capsnet.models.several import labels_of
+from capsnet.models.weights import start_from
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -90,6 +91,8 @@ def run_training(task, script, scope, replicas):
     data = load(task.dataset, seed=task.seed, **task.pictures)
     for note in data.notes:
         print(note)
+    digest = data.digest()
+    telling.tell_changed(task, digest)
     validation = class_weight = None
     if task.val_fraction:
         data, *validation = hold_out(data, task.val_fraction, task.seed)
@@ -109,8 +112,9 @@ def run_training(task, script, scope, replicas):
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
     if task.weights:
-        load_weights(models[1], *task.weights)
+        telling.tell_start(task, start_from(models[1], *task.weights))
     record = record_of(task, data, batch_size, models[0])
+    record["data_sha256"] = digest  # Held-out pictures included.
     telling.tell_run(task, data, record)
     with scope():
         _, record = script.train(

@@ -9,12 +9,53 @@ from capsnet.devices import machine_memory, runs_on_cpu
 from capsnet.evaluation import answers
 from capsnet.evaluation.figures import worst_classes
 from capsnet.files import AFFINE, MODEL, read_state
-from capsnet.messages import UserError, command, counted, cross, gigabytes
+from capsnet.messages import (
+    UserError,
+    command,
+    counted,
+    cross,
+    gigabytes,
+    listed,
+)
 from capsnet.models.geometry import describe, training_memory
 from capsnet.models.inference import PREDICT_BATCH
 from capsnet.training.schedules import schedule, warmup_steps
 
 SCRIPT = "capsulenet.py"
+
+
+def tell_changed(task, digest):
+    """Warns where a run goes on with other pictures than it began with.
+
+    Args:
+        task: A `Training`.
+        digest: The data set's, as `Dataset.digest` returns it.
+
+    Raises:
+        UserError: If the user named them for those of the run.
+    """
+    resumed = task.arguments["resumed"] or {}
+    if resumed.get("data_sha256", digest) == digest:
+        return
+    if task.flags["dataset"] != resumed["flags"]["dataset"]:
+        raise UserError(
+            "--resume: expected the run's pictures and labels, got "
+            f"{task.dataset!r}, which holds others; name the place of the "
+            "run's, or start a new run from its model (-w)"
+        )
+    print(
+        "Warning: the data set has changed since the run began; from here on "
+        "it is another run"
+    )
+
+
+def tell_start(task, left):
+    """Says which layers do not begin with the weights of -w, if any."""
+    if left:
+        print(
+            f"Starting from {task.weights[0]}, but for layers of other shapes, "
+            f"which begin anew: {listed(left)}"
+        )
 
 
 def tell_choices(task, data, class_weight, replicas):
