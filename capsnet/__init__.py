@@ -29,5 +29,6 @@ A room imports only rooms of its own floor or below it; from the top:
                     and stronger changes), batches.py (what `fit` is fed)
     files.py        whole-or-nothing writes, the lock, the state of a run
     devices.py      what it runs on
+    limits.py       what flags and records may say
     messages.py     the user's errors, and the words for the user
 """

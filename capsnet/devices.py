@@ -31,6 +31,16 @@ def tensorflow():
     return backend_module() if is_backend else None
 
 
+def forget_settings():
+    """Sets Keras up as it is without a keras.json, but for the backend.
+
+    Networks are what they are on every machine.
+    """
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+
+
 def make_deterministic():
     """The same operations in the same order, whatever the threads do.
 

@@ -11,7 +11,7 @@ import keras
 from capsnet.data.folders import TEST_FRACTION
 from capsnet.data.sources import BUILT_IN, load, reorder
 from capsnet.files import split_pairs
-from capsnet.messages import UserError, listed
+from capsnet.messages import UserError, listed, plain
 from capsnet.models.networks import Network, attach
 from capsnet.models.saving import check_model, class_names_of, load_model
 from capsnet.models.several import check_labels
@@ -207,6 +207,7 @@ def class_number(name, data):
     """The index of a class given by its name, or else its number."""
     n_class = len(data.class_names)
     choices = [*data.class_names, *map(str, range(n_class))]
+    name = plain(name)
     if name not in choices:
         raise UserError(
             f"--digit expects a class, one of {listed(data.class_names)}; "

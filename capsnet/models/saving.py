@@ -13,7 +13,7 @@ import zipfile
 import keras
 
 from capsnet.files import RECORD, whole_file, write_json
-from capsnet.messages import UserError, cross, reason_of
+from capsnet.messages import UserError, cross, plain, reason_of
 from capsnet.models.archive import (
     OURS,
     WEIGHTS,
@@ -156,7 +156,7 @@ def class_names_of(record, n_class):
     """The class names in a model's record; numbers if it has none."""
     names = record.get("class_names")
     if isinstance(names, list) and len(names) == n_class:
-        return [str(name) for name in names]
+        return [plain(str(name)) for name in names]
     return [str(number) for number in range(n_class)]
 
 
