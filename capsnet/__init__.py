@@ -20,8 +20,8 @@ A room imports only rooms of its own floor or below it; from the top:
                     layers), vectors.py (their lengths), fastconv.py and
                     toomcook.py (the fast convolution), saving.py (models as
                     files), weights.py (from a file into a model), archive.py
-                    (what a file may claim), inference.py (pictures to
-                    lengths)
+                    and records.py (what a file may claim and say),
+                    inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), datasets.py
                     (that, and its batches), arrays.py (npz and idx),
                     folders.py and pictures.py, digits.py (drawn on the spot),

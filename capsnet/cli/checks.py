@@ -3,9 +3,11 @@ other, have no effect, or name what is not there."""
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import sys
+import time
 
 from capsnet.cli.options import GEOMETRY, build_parser
 from capsnet.cli.paths import check_export, check_paths, check_weights
@@ -82,9 +84,20 @@ def end(*_):
 
 
 def started():
-    """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there."""
+    """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there.
+
+    But one a second: a second one would break off the cleaning up.
+    """
+    last = -math.inf
+
+    def interrupt(*_):
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
     if signal.getsignal(signal.SIGINT) is end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def parse_args(argv=None, description="", multi_gpu=False):

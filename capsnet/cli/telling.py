@@ -22,6 +22,8 @@ from capsnet.models.inference import PREDICT_BATCH
 from capsnet.training.schedules import schedule, warmup_steps
 
 SCRIPT = "capsulenet.py"
+# How many times too large an estimate of memory may be.
+SURELY = 1.5
 
 
 def tell_changed(task, digest):
@@ -79,7 +81,12 @@ def tell_choices(task, data, class_weight, replicas):
 
 
 def tell_network(train_model, data, batch_size, replicas):
-    """Prints the network that was built, and whether its memory is there."""
+    """Prints the network that was built, and whether its memory is there.
+
+    Raises:
+        UserError: If there is by far not enough: the system would end the
+            process in the middle of it.
+    """
     sizes = {
         # One batch may be larger than the whole set.
         "batch_size": min(batch_size, len(data.x_train)),
@@ -90,12 +97,15 @@ def tell_network(train_model, data, batch_size, replicas):
     print(describe(train_model, **sizes), flush=True)
     available = machine_memory() if runs_on_cpu() else None
     needed = training_memory(train_model, **sizes)
-    if available is not None and needed > available:
-        print(
-            f"Warning: training may need {gigabytes(needed)} of memory, and "
-            f"there are {gigabytes(available)}: if it fails, lower "
-            "--batch_size or --image_size"
-        )
+    if available is None or needed <= available:
+        return
+    line = (
+        f"training may need {gigabytes(needed)} of memory, and there are "
+        f"{gigabytes(available)}"
+    )
+    if needed > SURELY * available:
+        raise UserError(f"{line}: lower --batch_size or --image_size")
+    print(f"Warning: {line}: if it fails, lower --batch_size or --image_size")
 
 
 def tell_compilation(task):

@@ -71,8 +71,18 @@ def predict(model, x, batch_size=PREDICT_BATCH):
 
 
 def predict_batches(model, batches):
-    """`model.predict` for batches of the test."""
-    return model.predict(pipeline(batches), verbose=0)
+    """`model.predict` for batches of the test.
+
+    Raises:
+        FloatingPointError: If a length is no number.
+    """
+    outputs = model.predict(pipeline(batches), verbose=0)
+    if not all(map(np.all, map(np.isfinite, keras.tree.flatten(outputs)))):
+        raise FloatingPointError(
+            "the model's outputs are no numbers; its weights are damaged, or "
+            "its training went astray"
+        )
+    return outputs
 
 
 def longest(lengths, counts):

@@ -6,20 +6,24 @@ it is loaded in Keras's safe mode, after archive.py has looked at it.
 """
 
 import json
+import math
 import os
 import shutil
 import zipfile
 
 import keras
 
-from capsnet.files import RECORD, whole_file, write_json
-from capsnet.messages import UserError, cross, plain, reason_of
+from capsnet.devices import machine_memory
+from capsnet.files import RECORD, beside, whole_file, write_json
+from capsnet.limits import is_within
+from capsnet.messages import UserError, cross, gigabytes, plain, reason_of
 from capsnet.models.archive import (
     OURS,
     WEIGHTS,
     check_archive,
     half_weights,
 )
+from capsnet.models.records import check_record
 from capsnet.models.several import labels_of
 
 # A SavedModel's place for what its loaders leave alone.
@@ -77,6 +81,7 @@ def load_model(path):
             record = {}
             if RECORD in archive.namelist():
                 record = json.loads(archive.read(RECORD))
+            check_record(record, path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise
@@ -84,9 +89,6 @@ def load_model(path):
         raise UserError(
             f"cannot load {path!r}; {OURS}: {reason_of(error)}"
         ) from error
-    flags = record.get("flags", {}) if isinstance(record, dict) else None
-    if not isinstance(flags, dict):
-        raise UserError(f"cannot read the record in {path!r}; {OURS}")
     return model, record
 
 
@@ -94,14 +96,27 @@ def signature(model, path):
     """The shape of a loaded model's pictures and its number of classes.
 
     Raises:
-        UserError: Unless it is an evaluation model of ours.
+        UserError: Unless it is an evaluation model of ours, with two classes
+            at least, that one picture finds memory in.
     """
     outputs = getattr(model, "output", None)
-    image = getattr(getattr(model, "input", None), "shape", ())
-    known = len(image) == 4 and None not in image[1:]
-    if not known or not isinstance(outputs, dict) or "capsnet" not in outputs:
+    lengths = outputs.get("capsnet") if isinstance(outputs, dict) else None
+    image, n_class = (
+        tuple(getattr(tensor, "shape", ()))[1:]
+        for tensor in (getattr(model, "input", None), lengths)
+    )
+    is_known = len(image) == 3 and len(n_class) == 1
+    is_known = is_known and all(is_within(n, "image_size") for n in image)
+    if not is_known or None in n_class or n_class[0] < 2:
         raise UserError(f"{OURS}, got {path!r}, a model named {model.name!r}")
-    return tuple(image[1:]), outputs["capsnet"].shape[-1]
+    tensors = keras.tree.flatten([layer.output for layer in model.layers])
+    needed = 4 * max(math.prod(tensor.shape[1:]) for tensor in tensors)
+    if needed > (machine_memory() or math.inf):
+        raise UserError(
+            f"{path!r} needs {gigabytes(needed)} of memory for one picture of "
+            f"{cross(image)}, more than there is; {OURS}"
+        )
+    return image, n_class[0]
 
 
 def check_model(model, path, input_shape, n_class):
@@ -173,9 +188,9 @@ def export(model, record, folder):
     Raises:
         UserError: If Keras cannot export the model.
     """
-    parent, name = os.path.split(os.path.abspath(folder))
-    os.makedirs(parent, exist_ok=True)
-    temporary = os.path.join(parent, f".{os.getpid()}-{name}")
+    folder = os.path.realpath(folder)  # A link stays, and leads to it.
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    temporary = beside(folder)
     try:
         model.export(temporary, verbose=False)
         write_json(os.path.join(temporary, EXTRA, RECORD), record)
