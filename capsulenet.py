@@ -108,6 +108,7 @@ def CapsNet(
         strides=shapes.primary_strides,
         scale=primary_scale,
         method=conv,
+        data_format="channels_last",
         name="primarycap",
         **primary,
     )(features)
@@ -154,8 +155,11 @@ def margin_loss(y_true, y_pred):
 
     Returns:
         Tensor of shape `(batch,)`.
+
+    Raises:
+        ValueError: If the labels are class numbers.
     """
-    y_true = ops.cast(y_true, y_pred.dtype)
+    y_true = several.check_rows(y_true, y_pred)
     present = y_true * ops.square(ops.maximum(0.0, 0.9 - y_pred))
     absent = (1 - y_true) * ops.square(ops.maximum(0.0, y_pred - 0.1))
     return ops.sum(present + 0.5 * absent, axis=-1)
@@ -265,10 +269,10 @@ def train(
     rate = schedules.schedule(epochs, len(batches), lr, *falling)
     compiled = jit_compile, steps_per_execution, data.labels
     compile_model(train_model, rate, lam_recon, ema, *compiled)
-    state = {"epochs_done": 0, "seconds_per_epoch": [], **record}
+    state = {"epochs_done": 0, "seconds_per_epoch": [], "log": [], **record}
     if resumed:
-        checkpoints.go_on(save_dir, train_model, resumed)
-        state = {**resumed, "flags": record.get("flags", {})}
+        rows = checkpoints.go_on(save_dir, train_model, resumed)
+        state = {**resumed, "log": rows, "flags": record.get("flags", {})}
     else:
         checkpoints.begin(save_dir)
         figures.draw_batch(batches[0], data.class_names, save_dir)

@@ -17,9 +17,11 @@ A room imports only rooms of its own floor or below it; from the top:
                     several labels a picture), geometry.py
                     (sizes for any picture), routings.py (other couplings),
                     normalization.py, initializers.py, arguments.py (of
-                    layers), fastconv.py and toomcook.py (the fast
-                    convolution), saving.py (models as files), archive.py
-                    (what a file may claim), inference.py (pictures to lengths)
+                    layers), vectors.py (their lengths), fastconv.py and
+                    toomcook.py (the fast convolution), saving.py (models as
+                    files), weights.py (from a file into a model), archive.py
+                    and records.py (what a file may claim and say),
+                    inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), datasets.py
                     (that, and its batches), arrays.py (npz and idx),
                     folders.py and pictures.py, digits.py (drawn on the spot),
@@ -27,5 +29,6 @@ A room imports only rooms of its own floor or below it; from the top:
                     and stronger changes), batches.py (what `fit` is fed)
     files.py        whole-or-nothing writes, the lock, the state of a run
     devices.py      what it runs on
+    limits.py       what flags and records may say
     messages.py     the user's errors, and the words for the user
 """

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -18,22 +19,33 @@ class UserError(ValueError):
     """What the user can mend, in one line whatever a file is called."""
 
     def __init__(self, message):
-        super().__init__(" ".join(str(message).splitlines()))
+        super().__init__(printable(" ".join(str(message).splitlines())))
 
 
 def fail(message, status):
     """Prints one line to standard error, and hands the status on."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    program = os.path.basename(sys.argv[0])
+    print(f"{program}: {printable(str(message))}", file=sys.stderr)
     return status
+
+
+def keras_json():
+    """The path of Keras's settings, and what they are, if not an object, too.
+
+    Where there are none, or no JSON, which Keras passes over, they are `{}`.
+    """
+    file = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
+    with contextlib.suppress(OSError, ValueError):
+        return file, json.loads(file.expanduser().read_text())
+    return file, {}
 
 
 def backend():
     """The name of the backend that Keras will choose, before its import."""
     chosen = os.environ.get("KERAS_BACKEND")
     if not chosen:
-        file = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            chosen = json.loads(file.expanduser().read_text()).get("backend")
+        with contextlib.suppress(AttributeError):
+            chosen = keras_json()[1].get("backend")
     return chosen or "tensorflow"
 
 
@@ -68,8 +80,16 @@ def shorten(text, length):
 
 
 def printable(text):
-    """The text in one line that every terminal can show."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """The text in one line without what would steer a terminal: `\\x1b`."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def plain(name):
+    """A name that everybody writes in the same way, and that is printable.
+
+    A Mac stores `é` as two characters, others as one.
+    """
+    return printable(unicodedata.normalize("NFC", name))
 
 
 def cross(sizes):
@@ -130,7 +150,8 @@ class Unread(io.FileIO):
 def outlive_reader():
     """Lets a command go on to its end when nobody reads its output.
 
-    Its lines come at once, in order with those of standard error.
+    Its lines come at once, in order with those of standard error; a letter
+    that the output's encoding lacks is written like `\\u732b`.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -143,6 +164,6 @@ def outlive_reader():
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(Unread(1, "wb", closefd=False)),
         out.encoding,
-        out.errors,
+        "backslashreplace",
         line_buffering=True,
     )

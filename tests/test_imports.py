@@ -26,6 +26,7 @@ ALLOWED = {
         "capsnet.models.initializers",
         "capsnet.models.normalization",
         "capsnet.models.routings",
+        "capsnet.models.vectors",
     ),
     "capsulenet": OURS,
     "capsnet/data/": ("capsnet", "utils"),

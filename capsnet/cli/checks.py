@@ -3,15 +3,23 @@ other, have no effect, or name what is not there."""
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import sys
+import time
 
 from capsnet.cli.options import GEOMETRY, build_parser
 from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
 from capsnet.files import PAIRS
-from capsnet.messages import UserError, backend, fail, outlive_reader
+from capsnet.messages import (
+    UserError,
+    backend,
+    fail,
+    keras_json,
+    outlive_reader,
+)
 from capsnet.training.recipes import OF_PAIRS, RECIPES
 
 # What decides about a network: needed where weights come without one.
@@ -43,6 +51,11 @@ EFFECTIVE = {
     "--show_augment": {"show_augment", "save_dir", "seed", "recipe", *PICTURES},
 }
 BACKENDS = ("tensorflow", "jax", "torch")
+# What else Keras takes from its settings; here it changes nothing.
+KERAS_JSON = {
+    "floatx": ("float32", "float16", "float64"),
+    "image_data_format": ("channels_last", "channels_first"),
+}
 OLDEST_PYTHON = (3, 11)
 
 
@@ -71,9 +84,20 @@ def end(*_):
 
 
 def started():
-    """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there."""
+    """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there.
+
+    But one a second: a second one would break off the cleaning up.
+    """
+    last = -math.inf
+
+    def interrupt(*_):
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
     if signal.getsignal(signal.SIGINT) is end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def parse_args(argv=None, description="", multi_gpu=False):
@@ -203,6 +227,15 @@ def check_backend():
         expected = ", ".join(BACKENDS)
         raise UserError(f"KERAS_BACKEND expects {expected}, got {name!r}")
     check_package(name, f"KERAS_BACKEND={name}")
+    file, found = keras_json()
+    if not isinstance(found, dict):
+        raise UserError(f"{file} expects an object {{}}; correct or remove it")
+    for key, choices in KERAS_JSON.items():
+        if found.get(key, choices[0]) not in choices:
+            raise UserError(
+                f"{file}: {key} expects {', '.join(choices)}, got "
+                f"{found[key]!r}; correct it, or remove the file"
+            )
 
 
 def check_package(name, user):

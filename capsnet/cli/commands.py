@@ -18,13 +18,14 @@ from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
 from capsnet.data.sources import hold_out, load
-from capsnet.devices import environment, make_deterministic
+from capsnet.devices import environment, forget_settings, make_deterministic
 from capsnet.evaluation import loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
-from capsnet.messages import UserError, command, fail
+from capsnet.messages import UserError, command, fail, printable
 from capsnet.models.geometry import parameters
-from capsnet.models.saving import export, load_models, load_weights, save_half
+from capsnet.models.saving import export, load_models, save_half
 from capsnet.models.several import labels_of
+from capsnet.models.weights import start_from
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -57,6 +58,7 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
         checks.started()
         lock = locked(task.save_dir) if task.save_dir else None
         with lock or contextlib.nullcontext():
+            forget_settings()
             keras.utils.set_random_seed(task.seed)
             if task.jit_compile is not True:
                 make_deterministic()
@@ -89,7 +91,9 @@ def run_training(task, script, scope, replicas):
     """Trains, and prints before what will be and after what came of it."""
     data = load(task.dataset, seed=task.seed, **task.pictures)
     for note in data.notes:
-        print(note)
+        print(printable(note))
+    digest = data.digest()
+    telling.tell_changed(task, digest)
     validation = class_weight = None
     if task.val_fraction:
         data, *validation = hold_out(data, task.val_fraction, task.seed)
@@ -109,8 +113,9 @@ def run_training(task, script, scope, replicas):
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
     if task.weights:
-        load_weights(models[1], *task.weights)
+        telling.tell_start(task, start_from(models[1], *task.weights))
     record = record_of(task, data, batch_size, models[0])
+    record["data_sha256"] = digest  # Held-out pictures included.
     telling.tell_run(task, data, record)
     with scope():
         _, record = script.train(
@@ -126,7 +131,7 @@ def run_training(task, script, scope, replicas):
             record=record,
             **task.arguments,
         )
-    telling.tell_result(task, record)
+    telling.tell_result(task, data, record)
 
 
 def record_of(task, data, batch_size, train_model):
@@ -171,9 +176,9 @@ def run_testing(task, script):
         figures = robustness.test_affine(
             eval_models, data, task.save_dir, figures
         )
-    print(f"Tested on {data.name}: {', '.join(task.weights)}")
+    print(f"Tested on {printable(data.name)}: {', '.join(task.weights)}")
     for line in loading.trained_elsewhere(records, data):
-        print(line)
+        print(printable(line))
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
     has_decoder = manipulate_model is not None
@@ -209,7 +214,7 @@ def run_showing(task):
     """Draws training pictures beside versions of them; trains nothing."""
     data = load(task.dataset, seed=task.seed, **task.pictures)
     for note in data.notes:
-        print(note)
+        print(printable(note))
     generator = np.random.default_rng(task.seed)
     count = min(AUGMENTED_ROWS, len(data.x_train))
     images = data.x_train[generator.permutation(len(data.x_train))[:count]]

@@ -8,6 +8,7 @@ flags' words.
 import dataclasses
 
 from capsnet.cli.checks import flags_of
+from capsnet.cli.resuming import NEEDED_AGAIN
 from capsnet.data.augment import Affine, Augmentation, Photo, Shift
 from capsnet.data.batches import choose_batch_size
 from capsnet.models.networks import Network, reconstruction_weight
@@ -185,8 +186,10 @@ def read_training(args, flags, common):
     if "gpus" in flags:
         script = "capsulenet-multi-gpu.py"
     again = [script, "--resume", "--save_dir", args.save_dir]
-    for name in sorted({"gpus", "device"} & args.given):
-        again += [f"--{name}", flags[name]]
+    # A run's own epochs and pictures are in its record.
+    recorded = set() if args.resume else {"epochs", "dataset"}
+    for name in sorted(NEEDED_AGAIN & args.given - recorded):
+        again += [f"--{name}"] + [flags[name]] * (flags[name] is not True)
     arguments = {name: flags[name] for name in TRAINING}
     arguments |= {"jit_compile": common["jit_compile"], "resumed": args.resumed}
     read = read_pictures(args, flags)

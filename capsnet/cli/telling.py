@@ -9,14 +9,20 @@ from capsnet.cli.settings import Training
 from capsnet.data.batches import steps_per_epoch
 from capsnet.devices import machine_memory, runs_on_cpu
 from capsnet.evaluation import answers
-from capsnet.evaluation.figures import worst_classes
+from capsnet.evaluation.figures import (
+    class_figures,
+    class_lines,
+    worst_classes,
+)
 from capsnet.files import AFFINE, MODEL, read_state
 from capsnet.messages import (
     UserError,
     command,
     counted,
     cross,
+    duration,
     gigabytes,
+    listed,
     printable,
 )
 from capsnet.models.geometry import describe, training_memory
@@ -27,6 +33,42 @@ SCRIPT = "capsulenet.py"
 # Training pictures of a class that are few; and by how many times the largest
 # class has more than the smallest, so that it is worth a warning.
 FEW, UNEQUAL = 20, 10
+# How many times too large an estimate of memory may be.
+SURELY = 1.5
+
+
+def tell_changed(task, digest):
+    """Warns where a run goes on with other pictures than it began with.
+
+    Args:
+        task: A `Training`.
+        digest: The data set's, as `Dataset.digest` returns it.
+
+    Raises:
+        UserError: If the user named them for those of the run.
+    """
+    resumed = task.arguments["resumed"] or {}
+    if resumed.get("data_sha256", digest) == digest:
+        return
+    if task.flags["dataset"] != resumed["flags"]["dataset"]:
+        raise UserError(
+            "--resume: expected the run's pictures and labels, got "
+            f"{task.dataset!r}, which holds others; name the place of the "
+            "run's, or start a new run from its model (-w)"
+        )
+    print(
+        "Warning: the data set has changed since the run began; from here on "
+        "it is another run"
+    )
+
+
+def tell_start(task, left):
+    """Says which layers do not begin with the weights of -w, if any."""
+    if left:
+        print(
+            f"Starting from {task.weights[0]}, but for layers of other shapes, "
+            f"which begin anew: {listed(left)}"
+        )
 
 
 def tell_choices(task, data, class_weight, replicas):
@@ -50,7 +92,12 @@ def tell_choices(task, data, class_weight, replicas):
 
 
 def tell_network(train_model, data, batch_size, replicas):
-    """Prints the network that was built, and whether its memory is there."""
+    """Prints the network that was built, and whether its memory is there.
+
+    Raises:
+        UserError: If there is by far not enough: the system would end the
+            process in the middle of it.
+    """
     sizes = {
         # One batch may be larger than the whole set.
         "batch_size": min(batch_size, len(data.x_train)),
@@ -61,12 +108,15 @@ def tell_network(train_model, data, batch_size, replicas):
     print(describe(train_model, **sizes), flush=True)
     available = machine_memory() if runs_on_cpu() else None
     needed = training_memory(train_model, **sizes)
-    if available is not None and needed > available:
-        print(
-            f"Warning: training may need {gigabytes(needed)} of memory, and "
-            f"there are {gigabytes(available)}: if it fails, lower "
-            "--batch_size or --image_size"
-        )
+    if available is None or needed <= available:
+        return
+    line = (
+        f"training may need {gigabytes(needed)} of memory, and there are "
+        f"{gigabytes(available)}"
+    )
+    if needed > SURELY * available:
+        raise UserError(f"{line}: lower --batch_size or --image_size")
+    print(f"Warning: {line}: if it fails, lower --batch_size or --image_size")
 
 
 def tell_compilation(task):
@@ -176,15 +226,25 @@ def tell_replaced(save_dir):
         )
 
 
-def tell_result(task, record):
+def tell_result(task, data, record):
     """Prints what came of a training, and how to test it."""
+    print(f"Trained for {duration(sum(record['seconds_per_epoch']))}")
     if record["labels"] == "one":
         error = f"Test error: {record['test_error']:.2f} %"
         print(f"{error} (epoch {record['epoch']})")
+        counts = np.bincount(data.y_test, minlength=len(data.class_names))
+        if "class_mistakes" in record:
+            tested = counts, record["class_mistakes"]
+            classes = class_figures(data.class_names, *tested)
+            for line in class_lines(classes):
+                print(line)
     else:
         print(f"Epoch {record['epoch']}, all of the test part:")
         print("\n".join(answers.lines(record)))
-    print(f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json")
+    print(
+        f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json, "
+        "batch.png"
+    )
     words = ["-t", "-w", os.path.join(task.save_dir, MODEL)]
     if task.save_dir != "result":
         words += ["--save_dir", task.save_dir]
@@ -203,10 +263,14 @@ def tell_figures(figures, save_dir, decoder, labels="one"):
             changed = f"; affinely changed {error.format(**figures['affine'])}"
             written.append(AFFINE)
         print(f"Test error: {error.format(**figures)}{changed}")
+        lines = class_lines(figures["classes"])
     else:
-        print("\n".join(answers.lines(figures)))
+        lines = answers.lines(figures)
+        if figures["mistakes"]:
+            lines.append(worst_classes(figures["classes"]))
+    for line in lines:
+        print(line)
     if figures["mistakes"]:
-        print(worst_classes(figures["classes"]))
         written.append("mistakes.png")
     else:
         print("No mistakes, so no mistakes.png")

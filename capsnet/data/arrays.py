@@ -11,7 +11,6 @@ import math
 import os
 import re
 import struct
-import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from capsnet.data.pictures import PICTURE_MODES
-from capsnet.messages import UserError
+from capsnet.messages import UserError, plain
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -108,11 +107,9 @@ def index_labels(name, y_train, y_test, class_names=None):
             f"expected {len(classes)} class names, received "
             f"{len(class_names)} in {name!r}: correct class_names"
         )
+    class_names = [plain(each) for each in class_names]
     # Names that a reader cannot tell apart are equal, too.
-    shown = [
-        " ".join(unicodedata.normalize("NFC", each).split())
-        for each in class_names
-    ]
+    shown = [" ".join(each.split()) for each in class_names]
     twice = [each for each in shown if shown.count(each) > 1]
     if twice:
         raise UserError(
@@ -122,7 +119,7 @@ def index_labels(name, y_train, y_test, class_names=None):
     labels = y_train, y_test
     if not rows:
         labels = [np.searchsorted(classes, y).astype(np.int64) for y in labels]
-    return labels, list(class_names)
+    return labels, class_names
 
 
 def load_npz(path):

@@ -1,6 +1,8 @@
 """A data set in memory, and the batches of its parts."""
 
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 
@@ -69,6 +71,16 @@ class Dataset:
         if self.pairs:
             return self.test_batches(1).pictures([index])[0][0]
         return self.x_test[index]
+
+    def digest(self):
+        """Hexadecimal SHA-256 of all pictures, labels and class names."""
+        arrays = self.x_train, self.y_train, self.x_test, self.y_test
+        shapes = [array.shape for array in arrays]
+        head = json.dumps([self.pairs, self.class_names, shapes])
+        digest = hashlib.sha256(head.encode())
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     def tested(self, class_number):
         """Which pictures of the test part are of a class, by index."""

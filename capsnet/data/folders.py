@@ -12,7 +12,7 @@ from capsnet.data.pictures import (
     convert,
     read_picture,
 )
-from capsnet.messages import UserError, counted, listed
+from capsnet.messages import UserError, counted, listed, plain
 
 # Of each class, where a folder has no test part of its own.
 TEST_FRACTION = 0.2
@@ -106,8 +106,10 @@ def load_pictures(folder, image_size, channels, test_fraction, skip_unreadable):
     pictures, notes = _read(
         folder, found, image_size, channels, skip_unreadable
     )
-    class_names = sorted({each.name for each in class_folders})
-    y = np.array([class_names.index(found[path].name) for path in pictures])
+    class_names = sorted({plain(each.name) for each in class_folders})
+    y = np.array(
+        [class_names.index(plain(found[path].name)) for path in pictures]
+    )
     if in_parts:
         test = folder / "test"
         is_test = np.array([found[path].parent == test for path in pictures])

@@ -21,6 +21,8 @@ from capsnet.models.inference import lengths_model, predict
 # Pictures that are drawn at most, and of a training's first batch.
 SHOWN = 50
 OF_BATCH = 30
+# Times as many pictures as the smallest class; then classes count alike, too.
+UNEQUAL = 2
 
 
 def replace_test(save_dir, counts):
@@ -90,24 +92,37 @@ def test_figures(confusion, class_names):
         confusion: Integer array, rows are true classes, columns predicted.
         class_names: List of strings.
     """
-    counts = confusion.sum(axis=1).tolist()
-    mistakes = (confusion.sum(axis=1) - confusion.diagonal()).tolist()
+    counts = confusion.sum(axis=1)
+    mistakes = counts - confusion.diagonal()
+    wrong, total = int(mistakes.sum()), int(counts.sum())
     return {
-        "accuracy": 1 - sum(mistakes) / sum(counts),
-        "test_error": 100 * sum(mistakes) / sum(counts),
-        "mistakes": sum(mistakes),
-        "pictures": sum(counts),
-        "classes": {
-            name: {
-                "pictures": count,
-                "mistakes": wrong,
-                # A class may have no picture in the test part.
-                "error": 100 * wrong / count if count else None,
-            }
-            for name, count, wrong in zip(class_names, counts, mistakes)
-        },
+        "accuracy": 1 - wrong / total,
+        "balanced_accuracy": balanced_accuracy(counts, mistakes),
+        "test_error": 100 * wrong / total,
+        "mistakes": wrong,
+        "pictures": total,
+        "classes": class_figures(class_names, counts, mistakes),
         "confusion": confusion.tolist(),
     }
+
+
+def class_figures(class_names, counts, mistakes):
+    """Of each class: its pictures, the mistakes, and the error in percent."""
+    return {
+        name: {
+            "pictures": int(count),
+            "mistakes": int(wrong),
+            # A class may have no picture in the test part.
+            "error": float(100 * wrong / count) if count else None,
+        }
+        for name, count, wrong in zip(class_names, counts, mistakes)
+    }
+
+
+def balanced_accuracy(counts, mistakes):
+    """The mean of the classes' accuracies, of those that have pictures."""
+    has_any = counts > 0
+    return float(1 - np.mean(mistakes[has_any] / counts[has_any]))
 
 
 def draw_test(eval_model, data, lengths, confusion, save_dir):
@@ -192,6 +207,17 @@ def draw_pictures(eval_model, images, titles, path):
             reconstructions = utils.overlay(reconstructions)
     with whole_file(path) as temporary:
         utils.draw_pairs(shown, reconstructions, titles, temporary)
+
+
+def class_lines(classes):
+    """What there is to say of the `classes` of `test_figures`."""
+    counts = np.array([each["pictures"] for each in classes.values()])
+    mistakes = np.array([each["mistakes"] for each in classes.values()])
+    lines = [worst_classes(classes)] if mistakes.any() else []
+    if counts.max() > UNEQUAL * counts.min():
+        mean = 100 * balanced_accuracy(counts, mistakes)
+        lines.append(f"Balanced accuracy, the classes' mean: {mean:.2f} %")
+    return lines
 
 
 def worst_classes(classes, named=3):

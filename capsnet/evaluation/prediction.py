@@ -15,6 +15,8 @@ from capsnet.files import whole_file
 from capsnet.messages import counted, cross, listed, printable, shorten
 from capsnet.models.inference import PREDICT_BATCH, lengths_model, predict
 
+# How a spreadsheet's formulas begin.
+FORMULAS = tuple("=+-@\t\r")
 # Of `predictions.csv`, and what stands above the printed table, by the labels
 # that a picture has.
 COLUMNS = {
@@ -131,9 +133,7 @@ def write_predictions(eval_model, rows, images, save_dir, labels="one"):
             writer = csv.writer(file)
             writer.writerow(COLUMNS[labels])
             for row in rows:
-                writer.writerow(
-                    f"{v:.6f}" if isinstance(v, float) else v for v in row
-                )
+                writer.writerow(map(cell, row))
     titles = [
         f"{shorten(printable(os.path.basename(row[0])), 18)}: "
         f"{named_in(row, labels)}"
@@ -141,6 +141,16 @@ def write_predictions(eval_model, rows, images, save_dir, labels="one"):
     ]
     path = os.path.join(save_dir, "predictions.png")
     draw_pictures(eval_model, images, titles, path)
+
+
+def cell(value):
+    """A value for a CSV file: a number, or a text that is no formula.
+
+    A spreadsheet computes what begins with `=`, for instance.
+    """
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return f"'{value}" if value.startswith(FORMULAS) else value
 
 
 def named_in(row, labels):

@@ -72,11 +72,20 @@ def predict(model, x, batch_size=PREDICT_BATCH):
 
 
 def predict_batches(model, batches):
-    """`model.predict` for batches of the test; a terminal shows how far."""
+    """`model.predict` for batches of the test; a terminal shows how far.
+
+    Raises:
+        FloatingPointError: If a length is no number.
+    """
     watch = Watch(len(batches))
-    lengths = model.predict(pipeline(batches), verbose=0, callbacks=[watch])
+    outputs = model.predict(pipeline(batches), verbose=0, callbacks=[watch])
     watch.line.clear()
-    return lengths
+    if not all(map(np.all, map(np.isfinite, keras.tree.flatten(outputs)))):
+        raise FloatingPointError(
+            "the model's outputs are no numbers; its weights are damaged, or "
+            "its training went astray"
+        )
+    return outputs
 
 
 class Watch(keras.callbacks.Callback):

@@ -14,6 +14,8 @@ import utils
 from capsnet.data.sources import Dataset
 from capsnet.evaluation.figures import (
     TEST_FILES,
+    class_lines,
+    draw_batch,
     manipulation_path,
     replace_test,
     spread,
@@ -46,6 +48,7 @@ def test_figures_of_each_class_are_read_off_the_confusion():
     confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     assert figures_of(confusion, ["a", "b", "c"]) == {
         "accuracy": 0.875,
+        "balanced_accuracy": 0.875,
         "test_error": 12.5,
         "mistakes": 1,
         "pictures": 8,
@@ -121,6 +124,33 @@ def counts(*mistakes):
 )
 def test_worst_classes_are_named(classes, line):
     assert worst_classes(classes) == line
+
+
+def test_unequal_classes_count_alike_in_a_line_of_its_own():
+    rare = {"pictures": 4, "mistakes": 2, "error": 50.0}
+    classes = {**counts(1), "rare": rare}
+    # 19 of 20 and 2 of 4 are right.
+    assert class_lines(classes) == [
+        "Worst class: rare, 50.00 % (2 of 4)",
+        "Balanced accuracy, the classes' mean: 72.50 %",
+    ]
+    assert class_lines(counts(1, 0)) == ["Worst class: a, 5.00 % (1 of 20)"]
+    assert class_lines(counts(0, 0)) == []
+
+
+def test_batch_is_drawn_as_the_network_sees_it(tmp_path, figures):
+    images = np.random.default_rng(0).random((40, 5, 5, 1), "float32")
+    labels = np.eye(3, dtype="float32")[np.arange(40) % 3]
+    labels[1] = 1, 0, 1
+    inputs = {"image": images, "label": labels}
+    draw_batch((inputs, {"capsnet": labels}), NAMES, str(tmp_path))
+    axes = [axis for axis in figures[0].axes if axis.get_images()]
+    titles = [axis.get_title() for axis in axes]
+    assert titles[:3] == ["bottom $1", "bottom $1, top", "top"]
+    assert len(titles) == 30
+    for axis, image in zip(axes, images[..., 0]):
+        shown = axis.get_images()[0].get_array()[..., 0]
+        np.testing.assert_allclose(shown, 255 * image, atol=0.51)
 
 
 @pytest.mark.parametrize(
