@@ -149,7 +149,7 @@ def test_batch_is_drawn_as_the_network_sees_it(tmp_path, figures):
     assert titles[:3] == ["bottom $1", "bottom $1, top", "top"]
     assert len(titles) == 30
     for axis, image in zip(axes, images[..., 0]):
-        shown = axis.get_images()[0].get_array()[..., 0]
+        shown = axis.get_images()[0].get_array()
         np.testing.assert_allclose(shown, 255 * image, atol=0.51)
 
 
