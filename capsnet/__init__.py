@@ -21,8 +21,11 @@ A room imports only rooms of its own floor or below it; from the top:
                     convolution), saving.py (models as files), archive.py
                     (what a file may claim), inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), datasets.py
-                    (that, and its batches), arrays.py (npz and idx),
-                    folders.py and pictures.py, digits.py (drawn on the spot),
+                    (that, and its batches), parts.py (training, test,
+                    validation), trees.py and layouts.py (what is where in a
+                    folder), folders.py and pictures.py, arrays.py (npz, npy,
+                    idx, csv), values.py and labels.py (what is in them),
+                    looks.py (dark or light), digits.py (drawn on the spot),
                     pairs.py (two digits in one picture), augment.py (shifts
                     and stronger changes), batches.py (what `fit` is fed)
     files.py        whole-or-nothing writes, the lock, the state of a run
