@@ -17,6 +17,7 @@ import utils
 from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
+from capsnet.data.looks import border_figures
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import environment, make_deterministic
 from capsnet.evaluation import loading, prediction, robustness
@@ -90,8 +91,13 @@ def run_training(task, script, scope, replicas):
     data = load(task.dataset, seed=task.seed, **task.pictures)
     for note in data.notes:
         print(note)
-    validation = class_weight = None
+    validation, class_weight = data.validation, None
     if task.val_fraction:
+        if validation:
+            raise UserError(
+                "--val_fraction is for data without a validation part, and "
+                f"{data.name!r} has one: leave it out"
+            )
         data, *validation = hold_out(data, task.val_fraction, task.seed)
     n_class = len(data.class_names)
     if task.balanced:
@@ -140,6 +146,7 @@ def record_of(task, data, batch_size, train_model):
         "labels": data.labels,
         "input_shape": list(data.input_shape),
         "input_range": [0.0, 1.0],
+        "border": border_figures(data.x_train),
         "batch_size": batch_size,
         "lam_recon": task.lam_recon(data.target_shape, n_class),
         "ema": task.ema(task.arguments["epochs"] * steps),
@@ -175,6 +182,8 @@ def run_testing(task, script):
     print(f"Tested on {data.name}: {', '.join(task.weights)}")
     for line in loading.trained_elsewhere(records, data):
         print(line)
+    for line in loading.inverted(records, data, task.asked):
+        print(line)
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
     has_decoder = manipulate_model is not None
@@ -190,12 +199,18 @@ def run_prediction(task):
     """Prints what the models take pictures for; writes only if asked to."""
     models, class_names, record = load_models(task.weights)
     labels = labels_of(models[0], record)
-    files = find_pictures(task.paths)
+    files, left_out = find_pictures(task.paths)
     rows, images, notes = prediction.predict_files(
-        models, files, class_names, task.skip_unreadable, labels
+        models,
+        files,
+        class_names,
+        task.skip_unreadable,
+        labels,
+        record,
+        task.invert,
     )
     print(prediction.format_table(rows, labels), flush=True)
-    for note in notes:
+    for note in notes + left_out:
         print(note)
     if len(models) > 1:
         print(f"{len(models)} models, mean of their capsules' lengths")
