@@ -11,8 +11,8 @@ A room imports only rooms of its own floor or below it; from the top:
                     answers.py (several labels a picture), prediction.py,
                     robustness.py (affine changes)
     training/       recipes.py, schedules.py (the learning rate), averages.py
-                    (averaged weights), callbacks.py, checkpoints.py (a run's
-                    folder)
+                    (averaged weights), callbacks.py, progress.py (what a
+                    terminal shows), checkpoints.py (a run's folder)
     models/         networks.py (the three models around one), several.py (for
                     several labels a picture), geometry.py
                     (sizes for any picture), routings.py (other couplings),
@@ -23,8 +23,11 @@ A room imports only rooms of its own floor or below it; from the top:
                     and records.py (what a file may claim and say),
                     inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), datasets.py
-                    (that, and its batches), arrays.py (npz and idx),
-                    folders.py and pictures.py, digits.py (drawn on the spot),
+                    (that, and its batches), parts.py (training, test,
+                    validation), trees.py and layouts.py (what is where in a
+                    folder), folders.py and pictures.py, arrays.py (npz, npy,
+                    idx, csv), values.py and labels.py (what is in them),
+                    looks.py (dark or light), digits.py (drawn on the spot),
                     pairs.py (two digits in one picture), augment.py (shifts
                     and stronger changes), batches.py (what `fit` is fed)
     files.py        whole-or-nothing writes, the lock, the state of a run

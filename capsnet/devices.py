@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 
 import keras
@@ -84,6 +85,17 @@ def machine_memory():
         with contextlib.suppress(OSError, ValueError):  # "max" is no number.
             found.append(int(Path(path).read_text()))
     return min((size for size in found if size > 0), default=None)
+
+
+def require_memory(size):
+    """Raises MemoryError where so many bytes are not there to be taken."""
+    free = machine_memory()
+    with contextlib.suppress(OSError, TypeError):
+        text = Path("/proc/meminfo").read_text("ascii")
+        found = re.search(r"MemAvailable: +(\d+) kB", text)
+        free = min(free, 1024 * int(found[1]))
+    if free is not None and size > free:
+        raise MemoryError
 
 
 def environment():

@@ -22,6 +22,8 @@ MODEL, RECORD, LOG, PLOT = (
     "trained_model.keras run.json log.csv log.png".split()
 )
 CHECKPOINT = "checkpoint"
+# In each folder that a command writes to.
+LOCK = ".lock"
 # Before the name of a data set: two of its pictures in one.
 PAIRS = "pairs:"
 AUGMENTED = "augment.png"
@@ -165,7 +167,11 @@ def locked(folder):
     """
     with writing(folder):
         os.makedirs(folder, exist_ok=True)
-        file = open(os.path.join(folder, ".lock"), "a", encoding="utf-8")
+        # At once: a pipe of this name would wait for its reader for ever.
+        flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY
+        flags |= getattr(os, "O_NONBLOCK", 0)
+        path = os.path.join(folder, LOCK)
+        file = open(os.open(path, flags, 0o666), "a", encoding="utf-8")
     with file:
         if is_alone(file, folder):
             for place in (folder, os.path.join(folder, CHECKPOINT)):

@@ -42,11 +42,12 @@ PICTURES |= {"skip_unreadable", "augment", *RANGES["photo"]}
 # The flags that have an effect, for each task but training.
 OF_TEST = {"testing", "weights", "save_dir", "skip_unreadable", "dataset"}
 OF_TEST |= {"image_size", "grayscale", "test_fraction", "seed", "routings"}
-OF_TEST |= {"conv", "dtype_policy", "jit_compile"}
+OF_TEST |= {"conv", "dtype_policy", "jit_compile", "invert"}
+OF_PREDICT = {"predict", "weights", "save_dir", "skip_unreadable", "invert"}
 EFFECTIVE = {
     "-t": {"affine", *OF_TEST},
     "--digit": {"digit", *OF_TEST},
-    "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
+    "--predict": OF_PREDICT,
     "--export": {"export", "weights"},
     "--show_augment": {"show_augment", "save_dir", "seed", "recipe", *PICTURES},
 }
@@ -197,6 +198,7 @@ def idle_flags(args):
             idle |= dict.fromkeys(STRUCTURE - effective, why)
     else:
         idle["affine"] = "has no effect without -t"
+        idle["invert"] = "has no effect without --predict or -t"
         if args.weights is not None:
             idle["init"] = "has no effect with -w, which brings all weights"
     if args.lr_schedule == "cosine" and task is None:

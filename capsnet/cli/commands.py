@@ -17,6 +17,7 @@ import utils
 from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
+from capsnet.data.looks import border_figures
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import environment, forget_settings, make_deterministic
 from capsnet.evaluation import loading, prediction, robustness
@@ -94,8 +95,13 @@ def run_training(task, script, scope, replicas):
         print(printable(note))
     digest = data.digest()
     telling.tell_changed(task, digest)
-    validation = class_weight = None
+    validation, class_weight = data.validation, None
     if task.val_fraction:
+        if validation:
+            raise UserError(
+                "--val_fraction is for data without a validation part, and "
+                f"{data.name!r} has one: leave it out"
+            )
         data, *validation = hold_out(data, task.val_fraction, task.seed)
     n_class = len(data.class_names)
     if task.balanced:
@@ -144,6 +150,7 @@ def record_of(task, data, batch_size, train_model):
         "labels": data.labels,
         "input_shape": list(data.input_shape),
         "input_range": [0.0, 1.0],
+        "border": border_figures(data.x_train),
         "batch_size": batch_size,
         "lam_recon": task.lam_recon(data.target_shape, n_class),
         "ema": task.ema(task.arguments["epochs"] * steps),
@@ -179,6 +186,8 @@ def run_testing(task, script):
     print(f"Tested on {printable(data.name)}: {', '.join(task.weights)}")
     for line in loading.trained_elsewhere(records, data):
         print(printable(line))
+    for line in loading.inverted(records, data, task.asked):
+        print(printable(line))
     if len(models) > 1:
         print(f"{len(models)} models, capsule lengths summed")
     has_decoder = manipulate_model is not None
@@ -194,12 +203,18 @@ def run_prediction(task):
     """Prints what the models take pictures for; writes only if asked to."""
     models, class_names, record = load_models(task.weights)
     labels = labels_of(models[0], record)
-    files = find_pictures(task.paths)
+    files, left_out = find_pictures(task.paths)
     rows, images, notes = prediction.predict_files(
-        models, files, class_names, task.skip_unreadable, labels
+        models,
+        files,
+        class_names,
+        task.skip_unreadable,
+        labels,
+        record,
+        task.invert,
     )
     print(prediction.format_table(rows, labels), flush=True)
-    for note in notes:
+    for note in notes + left_out:
         print(note)
     if len(models) > 1:
         print(f"{len(models)} models, mean of their capsules' lengths")

@@ -36,13 +36,14 @@ MULTI_GPU = "capsulenet-multi-gpu.py --gpus 2"
 MODEL_EXAMPLE = "result/trained_model.keras"
 # The help of each flag; the default is added where there is one.
 HELP = """
-dataset: mnist, fashion_mnist, cifar10, digits, an .npz file, a folder of idx
-  files or pictures; pairs:NAME overlays two (default: mnist; with -t, the
+dataset: mnist, fashion_mnist, cifar10, digits, an .npz file, a folder of
+  pictures or arrays; pairs:NAME overlays two (default: mnist; with -t, the
   model's)
 image_size: resize all pictures (default: as they are; with -t, as in training)
 grayscale: turn colour into grey
-test_fraction: part of each class that a folder of pictures without train and
-  test keeps for the test (default: 0.2)
+invert: with --predict and -t, turn dark on light into light on dark, or back
+test_fraction: part of each class that data without a test part keep for the
+  test (default: 0.2)
 skip_unreadable: leave out the pictures of a folder that cannot be read
 augment: how each epoch changes the training pictures: shift by whole pixels;
   affine also turns, scales and shears; photo also mirrors and changes colours
@@ -143,6 +144,7 @@ def add_data_options(group):
     add("--dataset", None, metavar="NAME|PATH")
     add("--image_size", None, nargs=2, metavar=("H", "W"))
     add("--grayscale", False)
+    add("--invert", False)
     add("--test_fraction", None, metavar="F")
     add("--skip_unreadable", False)
     kinds = ("shift", "affine", "photo", "none")

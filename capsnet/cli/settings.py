@@ -126,6 +126,7 @@ class Prediction(Task):
 
     paths: list
     skip_unreadable: bool
+    invert: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +176,8 @@ def read(args):
         common["save_dir"] = None
     if args.task == "--export":
         return Export(**common, target=args.export)
-    return Prediction(
-        **common, paths=args.predict, skip_unreadable=args.skip_unreadable
-    )
+    read = {name: flags[name] for name in ("skip_unreadable", "invert")}
+    return Prediction(**common, paths=args.predict, **read)
 
 
 def read_training(args, flags, common):

@@ -1,10 +1,11 @@
-"""Data sets that are files of arrays: `.npz`, and MNIST's idx files.
+"""Data sets that are arrays: `.npz`, `.npy`, MNIST's idx files, and `.csv`.
 
 Files are not trusted: no array is unpickled, a broken file, whatever is wrong
 with it, is a `UserError`, and none makes the program allocate more than its
-own bytes, unpacked, need.
+own bytes, unpacked, need, or than the machine has.
 """
 
+import contextlib
 import gzip
 import io
 import math
@@ -13,247 +14,251 @@ import re
 import struct
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
-from capsnet.data.pictures import PICTURE_MODES
-from capsnet.messages import UserError, plain
+from capsnet.data.layouts import array_files, tables
+from capsnet.data.parts import ALL, ROLES, choose_arrays
+from capsnet.devices import require_memory
+from capsnet.messages import UserError, counted, listed, reason_of, shorten
 
-PARTS = ("x_train", "y_train", "x_test", "y_test")
-
-
-def check_parts(name, train, test):
-    """The two parts, each `(x, y)`, as uint8 pictures and integer labels.
-
-    Returns:
-        Pictures of shape `(n, height, width, channels)` of both parts, and
-        their labels of shape `(n,)`, or `(n, n_class)` where a picture may
-        have several: uint8 rows of zeros and ones.
-    """
-    pictures, labels = [], []
-    for part, (x, y) in (("train", train), ("test", test)):
-        if x.ndim == 3:
-            x = x[..., None]
-        if x.ndim != 4 or x.shape[3] not in PICTURE_MODES or 0 in x.shape:
-            raise UserError(
-                f"expected x_{part} of shape (n, height, width) or (n, height, "
-                f"width, channels), with 1, 3 or 4 channels and nothing empty, "
-                f"received {x.shape} in {name!r}: reshape it"
-            )
-        pictures.append(x)
-        labels.append(_check_labels(name, part, len(x), y))
-    if pictures[0].shape[1:] != pictures[1].shape[1:]:
-        raise UserError(
-            "expected training and test pictures of one shape, received "
-            f"{pictures[0].shape[1:]} and {pictures[1].shape[1:]} in {name!r}: "
-            "store them in one shape"
-        )
-    if labels[0].shape[1:] != labels[1].shape[1:]:
-        raise UserError(
-            "expected y_train and y_test of one kind, received shapes "
-            f"{labels[0].shape} and {labels[1].shape} in {name!r}: store "
-            "integers, or rows of as many zeros and ones"
-        )
-    if labels[0].ndim == 2 and all((y.sum(1) == 1).all() for y in labels):
-        labels = [y.argmax(1) for y in labels]  # One-hot.
-    return _to_uint8(name, pictures), labels
-
-
-def _check_labels(name, part, count, y):
-    """Integers of shape `(count,)`, or rows of zeros and ones as uint8."""
-    if y.dtype.kind in "iu" and y.shape in ((count,), (count, 1)):
-        return y.reshape(-1)
-    if y.ndim == 2 and len(y) == count and y.shape[1] > 1:
-        if np.isin(y, (0, 1)).all():
-            return y.astype(np.uint8)
-    raise UserError(
-        f"expected y_{part} to be {count} integers, one a picture, or {count} "
-        f"rows of zeros and ones, received {y.dtype} of shape {y.shape} in "
-        f"{name!r}: store the class of each picture, or a row with a one for "
-        "each of its classes"
-    )
-
-
-def index_labels(name, y_train, y_test, class_names=None):
-    """Labels counted from 0, and the name of each class.
-
-    The `class_names`, if not `None`, are in the order of the labels, which
-    stay as they are where they are rows of zeros and ones.
-    """
-    rows = y_train.ndim == 2
-    classes = np.unique(np.nonzero(y_train)[1] if rows else y_train)
-    received = np.unique(np.nonzero(y_test)[1] if rows else y_test)
-    unknown = np.setdiff1d(received, classes)
-    if len(unknown):
-        raise UserError(
-            "expected every class of the test part in the training part, "
-            f"received {name!r} with class {unknown[0]} in the test part "
-            "only: add training pictures or remove the test ones"
-        )
-    if len(classes) < 2:
-        raise UserError(
-            f"expected at least two classes, received {name!r} with one: add "
-            "another"
-        )
-    if rows:
-        classes = np.arange(y_train.shape[1])
-    if class_names is None:
-        class_names = classes.astype(str).tolist()
-    elif not rows and 0 <= classes[0] and classes[-1] < len(class_names):
-        classes = np.arange(len(class_names))
-    elif len(classes) != len(class_names):
-        raise UserError(
-            f"expected {len(classes)} class names, received "
-            f"{len(class_names)} in {name!r}: correct class_names"
-        )
-    class_names = [plain(each) for each in class_names]
-    # Names that a reader cannot tell apart are equal, too.
-    shown = [" ".join(each.split()) for each in class_names]
-    twice = [each for each in shown if shown.count(each) > 1]
-    if twice:
-        raise UserError(
-            "expected class names that differ by more than spaces, received "
-            f"{twice[0]!r} twice in {name!r}: rename one"
-        )
-    labels = y_train, y_test
-    if not rows:
-        labels = [np.searchsorted(classes, y).astype(np.int64) for y in labels]
-    return labels, class_names
+CLASS_NAMES = "class_names"
+# Kinds of NumPy's types that pictures, labels and names may have.
+X_KINDS, Y_KINDS, NAME_KINDS = "biuf", "biufUS", "U"
+IN_NPZ = "in an .npz file (np.savez) as x_train, y_train, x_test, y_test"
+LONGEST_LINE = 2**24
+IDX_NAMES = "train-images, train-labels, t10k-images, t10k-labels"
+# The types of idx files, by the code in their heads.
+IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+# NumPy refuses headers of more than 10,000 bytes.
+LONGEST_HEADER = 16_384
+# Deflate turns one byte into 1032 at most, so a file that claims more lies.
+MAX_DEFLATE_RATIO = 1032
+PIECE = 2**20
+# EMNIST stores the columns of its pictures as rows.
+EMNIST = "EMNIST stores its pictures transposed: turned upright"
 
 
 def load_npz(path):
-    """The training part, `(x, y)`, the test part, class names or `None`."""
+    """Pairs `(x, y)` by part, class names or `None`, and notes."""
+    with opened_npz(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        arrays = [name for name in names if name != CLASS_NAMES]
+        pairs, _ = choose_arrays(arrays, path)
+        chosen = [name for pair in pairs.values() for name in pair]
+        require_memory(
+            sum(archive.getinfo(f"{name}.npy").file_size for name in chosen)
+        )
+        parts = {
+            part: (
+                read_member(archive, x, X_KINDS),
+                read_member(archive, y, Y_KINDS),
+            )
+            for part, (x, y) in pairs.items()
+        }
+        class_names = None
+        if CLASS_NAMES in names:
+            class_names = read_member(archive, CLASS_NAMES, NAME_KINDS)
+            class_names = class_names.ravel().tolist()
+    return parts, class_names, []
+
+
+def load_npy(folder):
+    """The same of a `Folder` with a file for each array."""
+    files = array_files(folder, "npy")
+    pairs, _ = choose_arrays(files, folder.path)
+    parts = {
+        part: (read_file(files[x], X_KINDS), read_file(files[y], Y_KINDS))
+        for part, (x, y) in pairs.items()
+    }
+    return parts, None, []
+
+
+def load_idx(folder):
+    """The same of a `Folder` with idx files, named as MNIST's.
+
+    EMNIST's and QMNIST's names have something before that.
+    """
+    files = array_files(folder, "idx")
+    pairs, of_set = choose_arrays(files, folder.path, IDX_NAMES)
+    parts = {
+        part: (read_idx(files[x], (3, 4)), read_idx(files[y], (1, 2)))
+        for part, (x, y) in pairs.items()
+    }
+    for part, (x, y) in parts.items():
+        if y.ndim == 2:
+            # The class comes first of what QMNIST knows of a digit.
+            parts[part] = x, y[:, 0]
+    return upright(of_set, parts)
+
+
+def load_csv(place):
+    """The same of a `.csv` file, or of a `Folder` with one for each part."""
+    if isinstance(place, str):
+        paths = {ALL: place}
+    else:
+        paths, *others = tables(place)
+        if others:
+            names = [paths["train"].name, *(o["train"].name for o in others)]
+            raise UserError(
+                f"expected one data set in {str(place.path)!r}, received "
+                f"{listed(names)}: keep one in a folder of its own"
+            )
+    parts = {part: read_table(path) for part, path in paths.items()}
+    first = next(iter(paths.values()))
+    return upright(os.path.basename(first), parts)
+
+
+def upright(of_set, parts):
+    """EMNIST's pictures as they are to be seen; others as they are."""
+    if not of_set.casefold().startswith("emnist"):
+        return parts, None, []
+    parts = {part: (x.swapaxes(1, 2), y) for part, (x, y) in parts.items()}
+    return parts, None, [EMNIST]
+
+
+@contextlib.contextmanager
+def opened_npz(path):
+    """A zip file; what is wrong with it is a `UserError` that names it."""
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                names = set(archive.namelist())
-                missing = [key for key in PARTS if f"{key}.npy" not in names]
-                if missing:
-                    raise UserError(
-                        f"expected the arrays {', '.join(PARTS)} in {path!r}, "
-                        f"received none called {', '.join(missing)}: add them"
-                    )
-                arrays = [_read_member(archive, key, "biuf") for key in PARTS]
-                class_names = None
-                if "class_names.npy" in names:
-                    class_names = _read_member(archive, "class_names", "U")
-                    class_names = class_names.ravel().tolist()
+                yield archive
         except (UserError, MemoryError):
             raise
         # A broken zip or header raises nearly everything, even SyntaxError.
         except Exception:
             raise UserError(
-                f"expected an .npz file, received {path!r}, which is broken: "
-                "copy or write it again"
+                f"expected an .npz file, received {str(path)!r}, which is "
+                "broken: copy or write it again"
             ) from None
-    return (arrays[:2], arrays[2:]), class_names
 
 
-def idx_files(folder):
-    """The four idx files of a folder, as far as they are there, by role."""
-    pattern = re.compile(
-        r"(train|t10k)-(images|labels)[-.]idx\d-ubyte(\.gz)?", re.ASCII
-    )
-    found = {}
-    for path in sorted(Path(folder).iterdir()):
-        match = pattern.fullmatch(path.name)
-        if match and path.is_file():
-            found[match[1], match[2]] = str(path)
-    return found
-
-
-def load_idx(folder):
-    """The training part, `(x, y)`, and the test part."""
-    files, arrays = idx_files(folder), []
-    for part in ("train", "t10k"):
-        for role, ranks in (("images", (3, 4)), ("labels", (1,))):
-            if (part, role) not in files:
-                raise UserError(
-                    f"expected four idx files in {folder!r}, received none "
-                    f"called {part}-{role}-idx{ranks[0]}-ubyte: add it"
-                )
-            arrays.append(_read_idx(files[part, role], ranks))
-    return arrays[:2], arrays[2:]
-
-
-def _to_uint8(name, pictures):
-    """Values up to 255 stay; where none is above 1 they count as 0 to 1."""
-    low = min(float(x.min()) for x in pictures)
-    tops = [float(x.max()) for x in pictures]
-    # Written so that not-a-number fails too.
-    if not (low >= 0 and max(tops) <= 255):
-        raise UserError(
-            "expected pictures with values from 0 to 255 (or from 0 to 1), "
-            f"received values from {low:g} to {max(tops):g} in {name!r}: store "
-            "them as uint8"
-        )
-    # A black part has any scale. Parts up to 1 and up to 255 are only clear
-    # where the types tell them apart: fractions or booleans, and integers.
-    kinds = {top > 1: x.dtype.kind for x, top in zip(pictures, tops) if top}
-    if len(kinds) == 2 and kinds[False] + kinds[True] not in (
-        "fi fu bi bu bf".split()
-    ):
-        raise UserError(
-            "expected one scale, from 0 to 255 or from 0 to 1, received "
-            f"x_train up to {tops[0]:g} and x_test up to {tops[1]:g} in "
-            f"{name!r}: store both as uint8"
-        )
-    scaled = []
-    for x, top in zip(pictures, tops):
-        if top <= 1:
-            x = x * np.float32(255)
-        if x.dtype.kind == "f":
-            x = np.rint(x)
-        scaled.append(x.astype(np.uint8, copy=False))
-    return scaled
-
-
-def _read_member(archive, key, kinds):
-    """Reads one array; what its header claims has to be there."""
+def read_member(archive, key, kinds):
+    """One array of a zip file, and nothing that packs better than deflate."""
     member = archive.getinfo(f"{key}.npy")
+    packed = min(member.compress_size, os.path.getsize(archive.filename))
     is_known = member.compress_type in (
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
     )
-    if not is_known or member.compress_size > os.path.getsize(archive.filename):
+    if not is_known or member.file_size > MAX_DEFLATE_RATIO * packed:
         raise ValueError("compression")
-    content = archive.read(member)
-    # NumPy refuses headers of more than 10,000 bytes.
-    head = io.BytesIO(content[:16_384])
+    with archive.open(member) as file:
+        return read_array(file, member.file_size, kinds, key, archive.filename)
+
+
+def read_file(path, kinds):
+    """The array of an `.npy` file, or of an `.npz` file with only one."""
+    if path.suffix == ".npz":
+        with opened_npz(path) as archive:
+            (name,) = archive.namelist()
+            return read_member(archive, name.removesuffix(".npy"), kinds)
+    try:
+        with open(path, "rb") as file:
+            size = os.path.getsize(path)
+            return read_array(file, size, kinds, path.stem, str(path))
+    except (UserError, MemoryError, OSError):
+        raise
+    except Exception:
+        raise UserError(
+            f"expected an .npy file, received {str(path)!r}, which is broken: "
+            "copy or write it again"
+        ) from None
+
+
+def read_array(file, size, kinds, key, path):
+    """Reads an array in NumPy's format; what its header claims is there."""
+    start = file.read(LONGEST_HEADER)
+    head = io.BytesIO(start)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }[np.lib.format.read_magic(head)]
     shape, is_fortran, dtype = read_header(head)
     if dtype.kind not in kinds:
-        wanted = "strings" if kinds == "U" else "numbers"
-        raise UserError(
-            f"expected {wanted} in {key}, received {dtype} in "
-            f"{archive.filename!r}: store {wanted}"
+        wanted = {X_KINDS: "numbers", NAME_KINDS: "strings"}.get(
+            kinds, "numbers or strings"
         )
-    if head.tell() + math.prod(shape) * dtype.itemsize != len(content):
+        raise UserError(
+            f"expected {wanted} in {key}, received {dtype} in {str(path)!r}: "
+            f"store {wanted}"
+        )
+    if head.tell() + math.prod(shape) * dtype.itemsize != size:
         raise ValueError("size")
+    content = read_pieces(file, size, start)
     order = "F" if is_fortran else "C"
     return np.ndarray(shape, dtype, content, head.tell(), order=order)
 
 
-def _read_idx(path, ranks):
-    """Reads 0, 0, type 8 (uint8), the rank, the sizes, then the values."""
-    content = Path(path).read_bytes()
+def read_pieces(file, size, start=b""):
+    """So many bytes, of which the first are read; they may not be there."""
+    require_memory(size)
+    content = bytearray(start)
+    while len(content) < size:
+        piece = file.read(min(PIECE, size - len(content)))
+        if not piece:
+            raise EOFError
+        content += piece
+    return content
+
+
+def read_idx(path, ranks):
+    """Reads 0, 0, the type, the rank, the sizes, then the values."""
     try:
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        zeros, code, rank = struct.unpack_from(">HBB", content)
-        shape = struct.unpack_from(f">{rank}I", content, 4)
-        start = 4 + 4 * rank
-        is_whole = len(content) == start + math.prod(shape)
-        if zeros == 0 and code == 8 and rank in ranks and is_whole:
-            return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-    except (OSError, EOFError, struct.error, zlib.error):
+        with open(path, "rb") as raw:
+            is_packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            file = gzip.GzipFile(fileobj=raw) if is_packed else raw
+            zeros, code, rank = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+            dtype = np.dtype(IDX_TYPES[code])
+            size = math.prod(shape) * dtype.itemsize
+            most = os.path.getsize(path) * (MAX_DEFLATE_RATIO**is_packed)
+            if zeros == 0 and rank in ranks and size <= most:
+                content = read_pieces(file, size)
+                if not file.read(1):
+                    return np.frombuffer(content, dtype).reshape(shape)
+    except OSError as error:
+        if error.errno:  # Not of gzip.
+            raise
+    except (EOFError, KeyError, struct.error, zlib.error):
         pass
     raise UserError(
-        f"expected an idx file of {' or '.join(map(str, ranks))} dimensions "
-        f"of bytes, received {path!r}, which is broken or something else: "
-        "copy it again"
+        f"expected an idx file of {' or '.join(map(str, ranks))} dimensions, "
+        f"received {str(path)!r}, which is broken or something else: copy it "
+        "again"
     )
+
+
+def read_table(path):
+    """Pictures and labels from a table: a label and a square in each row.
+
+    The label stands where the heading says so; without one it comes first.
+    """
+    require_memory(2 * os.path.getsize(path))
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        heads = file.readline(LONGEST_LINE).casefold().strip().split(",")
+    heads = [head.strip(' "') for head in heads]
+    is_named = not all(re.fullmatch(r"[-+.e\d]+", head) for head in heads)
+    places = [i for i, head in enumerate(heads) if head in ROLES["y"]]
+    place = (places or [None])[0] if is_named else 0
+    side = math.isqrt(len(heads) - 1)
+    if place is None or side < 2 or side * side != len(heads) - 1:
+        shown = listed([shorten(head, 20) for head in heads], 5)
+        raise UserError(
+            "expected a table with a column label and one for each pixel of "
+            f"square pictures, received {str(path)!r} with "
+            f"{counted(len(heads), 'column')} ({shown}): name one that has, or "
+            f"store the pictures and labels {IN_NPZ}"
+        )
+    try:
+        values = np.loadtxt(
+            path, np.float32, delimiter=",", skiprows=int(is_named), ndmin=2
+        )
+    except ValueError as error:
+        raise UserError(
+            f"expected a table of numbers, received {str(path)!r} "
+            f"({reason_of(error)}): store the pictures and labels {IN_NPZ}"
+        ) from None
+    return np.delete(values, place, axis=1), values[:, place]

@@ -24,6 +24,8 @@ class Dataset:
     name: str  # What `--dataset` was.
     notes: list[str] = dataclasses.field(default_factory=list)  # For the user.
     pairs: bool = False  # Whether two of the pictures are to be in each.
+    # Pictures and labels of a part that chooses the epoch to keep, if any.
+    validation: tuple | None = None
 
     @property
     def labels(self):

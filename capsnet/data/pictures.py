@@ -6,23 +6,28 @@ Files are not trusted: a broken one, whatever is wrong with it, is a
 
 import math
 import os
+import stat
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from capsnet.devices import require_memory
 from capsnet.messages import UserError
 
-PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+PICTURE_FORMATS = "PNG JPEG BMP GIF TIFF WEBP AVIF PPM DIB".split()
+FORMATS = "PNG, JPEG, BMP, GIF, TIFF, WebP, AVIF, PPM and PGM"
 PICTURE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .bmp .gif .tif .tiff .webp".split()
+    suffix
+    for suffix, kind in Image.registered_extensions().items()
+    if kind in PICTURE_FORMATS
 )
 PICTURE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Deflate turns one byte into 1032 at most, so a file that claims more lies.
 MAX_DEFLATE_RATIO = 1032
 # A blank picture of this size is believed, whatever the size of its file.
 MAX_UNPROVEN_PIXELS = 2**22
-BROKEN = "broken or no picture"
+BROKEN = "broken"
 
 
 class UnreadablePicture(UserError):
@@ -65,7 +70,7 @@ def read_picture(path, image_size, channels):
     """Reads one picture, turned as its EXIF data say.
 
     Args:
-        path: Path of a PNG, JPEG, BMP, GIF, TIFF or WebP file.
+        path: Path of a file in one of `PICTURE_FORMATS`.
         image_size: `(height, width)` to resize to, or `None`.
         channels: 1 for grey, 3 for colour, 4 for colour and transparency,
             or `None` for what the file has.
@@ -81,6 +86,8 @@ def read_picture(path, image_size, channels):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise UserError("no file")  # A pipe may never end.
             with Image.open(path, formats=PICTURE_FORMATS) as opened:
                 limit = MAX_DEFLATE_RATIO * os.path.getsize(path)
                 if math.prod(opened.size) > max(limit, MAX_UNPROVEN_PIXELS):
@@ -93,6 +100,10 @@ def read_picture(path, image_size, channels):
         return _to_array(picture, image_size, channels)
     except UserError as error:
         reason = str(error)
+    except UnidentifiedImageError:
+        reason = "no picture, or of another format"
+        if not os.path.getsize(path):
+            reason = "an empty file"
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         reason = f"too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     except MemoryError:
@@ -116,6 +127,7 @@ def adapt(x, image_size, grayscale):
     shape = (*(image_size or x.shape[1:3]), 1 if grayscale else x.shape[3])
     if x.shape[1:] == shape:
         return x
+    require_memory(len(x) * math.prod(shape))
     return np.stack([convert(pixels, shape[:2], shape[2]) for pixels in x])
 
 
@@ -128,13 +140,15 @@ def _eight_bit(picture):
         if values.min() < 0 or values.max() > 65535:
             raise UserError("more than 16 bits")
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    is_grey = picture.mode in ("1", "L", "LA", "La")
     has_alpha = picture.mode in ("LA", "La", "PA", "RGBA", "RGBa")
     if has_alpha or "transparency" in picture.info:
         picture_with_alpha = picture.convert("RGBA")
-        # Many GIFs name a transparent colour and use it nowhere.
-        if has_alpha or picture_with_alpha.getextrema()[3][0] < 255:
+        # Many pictures could be transparent, and are so nowhere.
+        if picture_with_alpha.getextrema()[3][0] < 255:
             return picture_with_alpha
-    if picture.mode in ("1", "L"):
+        picture = picture_with_alpha if has_alpha else picture
+    if is_grey:
         return picture.convert("L")
     colour = picture.convert("RGB")
     if picture.mode == "P":

@@ -5,30 +5,32 @@
     digits                         drawn on the spot, needs no network
     mnist, fashion_mnist, cifar10  downloaded once by Keras
     FILE.npz                       x_train, y_train, x_test, y_test
-    FOLDER of four idx files       train-images-idx3-ubyte.gz, ...
+    FOLDER of these four as .npy   or as idx files, named as MNIST's
+    FILE.csv                       a label and the pixels of a square in a row
     FOLDER/train/CLASS/*.png       pictures, and FOLDER/test/CLASS/*.png
     FOLDER/CLASS/*.png             pictures, a part of them kept for the test
     pairs:ONE OF THESE             two of its pictures in each
+
+Names are read as people write them (`Training`, `val`, `X_test`), see
+`parts`, and a folder may be packed into another.
 """
 
 import dataclasses
 import os
-from pathlib import Path
 
 import keras
 import numpy as np
 
-from capsnet.data.arrays import (
-    check_parts,
-    idx_files,
-    index_labels,
-    load_idx,
-    load_npz,
-)
+from capsnet.data import arrays
 from capsnet.data.datasets import Dataset
 from capsnet.data.digits import DIGIT_NAMES, draw_digits
-from capsnet.data.folders import TEST_FRACTION, has_parts, load_pictures
+from capsnet.data.folders import count_classes, load_pictures
+from capsnet.data.labels import check_labels, index_labels, same_kind
+from capsnet.data.layouts import locate
+from capsnet.data.parts import complete
 from capsnet.data.pictures import adapt
+from capsnet.data.trees import scan
+from capsnet.data.values import as_pictures, key_of, to_uint8
 from capsnet.files import split_pairs
 from capsnet.messages import UserError, counted
 
@@ -44,10 +46,18 @@ KERAS_DATASETS = {
 }
 BUILT_IN = ("digits", *KERAS_DATASETS)
 ACCEPTED = (
-    "digits, mnist, fashion_mnist, cifar10, an .npz file, a folder with the "
-    "four idx files of MNIST, or a folder of pictures (train/CLASS and "
-    "test/CLASS, or CLASS alone), or one of these after pairs:"
+    "digits, mnist, fashion_mnist, cifar10, an .npz or .csv file, a folder "
+    "with .npy files or the four idx files of MNIST, or a folder of pictures "
+    "(train/CLASS and test/CLASS, or CLASS alone), or one of these after pairs:"
 )
+PACKED = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".rar", ".7z")
+# How the files and folders of each kind are read.
+READERS = {
+    "npz": arrays.load_npz,
+    "npy": arrays.load_npy,
+    "idx": arrays.load_idx,
+    "csv": arrays.load_csv,
+}
 
 
 def load(
@@ -73,24 +83,28 @@ def load(
         UserError: If the data set is missing, broken or not usable.
     """
     pairs, name = split_pairs(str(name))
-    fraction = test_fraction or TEST_FRACTION
     try:
-        kind = _kind(name)
-        if test_fraction is not None:
-            _check_test_fraction(name, kind, test_fraction)
+        kind, place = _find(name)
+        _check_test_fraction(name, kind, test_fraction)
         if kind == "pictures":
-            parts, class_names, notes = load_pictures(
-                Path(name).expanduser(),
-                image_size,
-                1 if grayscale else None,
-                fraction,
-                skip_unreadable,
+            channels = 1 if grayscale else None
+            parts, class_names, files, notes = load_pictures(
+                place, image_size, channels, skip_unreadable
             )
         else:
-            (parts, class_names), notes = _load_arrays(name, kind, seed), []
-        pictures, labels = check_parts(name, *parts)
-        labels, class_names = index_labels(name, *labels, class_names)
-        x_train, x_test = (adapt(x, image_size, grayscale) for x in pictures)
+            files = None
+            parts, class_names, notes = _load_arrays(name, kind, place, seed)
+        parts, more = check_parts(name, parts)
+        parts, chosen = complete(name, parts, files, test_fraction)
+        labels = {part: y for part, (_, y) in parts.items()}
+        notes = notes + more + chosen
+        if kind == "pictures":
+            notes += count_classes(name, labels, class_names)
+        labels, class_names = index_labels(name, labels, class_names)
+        pictures = {
+            part: adapt(x, image_size, grayscale)
+            for part, (x, _) in parts.items()
+        }
     except MemoryError:
         raise UserError(
             f"expected pictures that fit in memory, received {name!r}: use "
@@ -103,25 +117,56 @@ def load(
             "check the permissions and the disk"
         ) from None
     if pairs:
-        _check_pairs(name, *labels)
+        _check_pairs(name, labels)
+    validation = None
+    if "val" in parts:
+        validation = pictures["val"], labels["val"]
+        held_out = counted(len(labels["val"]), "validation picture")
+        notes.append(f"Held out: {held_out}; the best epoch on them is kept")
     return Dataset(
-        *(x_train, labels[0], x_test, labels[1], class_names),
+        *(pictures["train"], labels["train"], pictures["test"]),
+        *(labels["test"], class_names),
         name=pairs + name,
         notes=notes,
         pairs=bool(pairs),
+        validation=validation,
     )
 
 
-def _load_arrays(name, kind, seed):
-    """Both parts as pictures and labels, and class names or `None`."""
-    path = os.path.expanduser(name)
-    if kind == "idx":
-        return load_idx(path), None
-    if kind == "npz":
-        return load_npz(path)
+def check_parts(name, parts):
+    """Parts `(x, y)` as uint8 pictures and labels, and notes.
+
+    Returns:
+        Pictures of shape `(n, height, width, channels)` and labels of shape
+        `(n,)`, or `(n, n_class)` where a picture may have several: uint8 rows
+        of zeros and ones.
+    """
+    pictures, labels = {}, {}
+    for part, (x, y) in parts.items():
+        pictures[part] = x = as_pictures(name, part, x, len(y))
+        labels[part] = check_labels(name, key_of(part, "y"), len(x), y)
+    shapes = list({x.shape[1:]: None for x in pictures.values()})
+    if len(shapes) > 1:
+        raise UserError(
+            "expected training and test pictures of one shape, received "
+            f"{' and '.join(map(str, shapes))} in {name!r}: store them in one "
+            "shape"
+        )
+    labels = same_kind(name, labels)
+    pictures, notes = to_uint8(name, pictures)
+    return {part: (pictures[part], labels[part]) for part in parts}, notes
+
+
+def _load_arrays(name, kind, place, seed):
+    """Pairs `(x, y)` by part, class names or `None`, and notes."""
+    if kind in READERS:
+        return READERS[kind](place)
     if kind == "digits":
-        return draw_digits(seed), DIGIT_NAMES
-    return _load_keras(name), KERAS_DATASETS[name]
+        train, test = draw_digits(seed)
+    else:
+        train, test = _load_keras(name)
+    names = KERAS_DATASETS.get(name, DIGIT_NAMES)
+    return {"train": train, "test": test}, names, []
 
 
 def hold_out(dataset, fraction, seed):
@@ -169,55 +214,67 @@ def hold_out(dataset, fraction, seed):
 def reorder(dataset, class_names):
     """The same data set, its classes in the order of `class_names`."""
     place = np.array([class_names.index(name) for name in dataset.class_names])
+    validation = dataset.validation or (None, dataset.y_test)
     labels = [
         place[y] if y.ndim == 1 else y[:, np.argsort(place)]
-        for y in (dataset.y_train, dataset.y_test)
+        for y in (dataset.y_train, dataset.y_test, validation[1])
     ]
     return dataclasses.replace(
         dataset,
         y_train=labels[0],
         y_test=labels[1],
         class_names=list(class_names),
+        validation=dataset.validation and (validation[0], labels[2]),
     )
 
 
-def _check_pairs(name, y_train, y_test):
+def _check_pairs(name, labels):
     """Raises UserError where there are no two classes to make pairs of."""
-    if y_train.ndim == 2:
+    if labels["train"].ndim == 2:
         raise UserError(
             f"expected pictures with one label each after pairs:, received "
             f"{name!r} with several a picture: leave pairs: out"
         )
-    if len(np.unique(y_test)) < 2:
-        raise UserError(
-            "expected two classes at least in the test part, to make pairs "
-            f"of, received {name!r} with one: add test pictures of another"
-        )
+    for part, y in labels.items():
+        if len(np.unique(y)) < 2:
+            raise UserError(
+                f"expected two classes at least in the {part} part, to make "
+                f"pairs of, received {name!r} with one: add pictures of another"
+            )
 
 
-def _kind(name):
-    """One of `BUILT_IN`, or what a path holds: "idx", "pictures", "npz"."""
+def _find(name):
+    """What a name or path is, and the path or `layouts.Folder` to read."""
     path = os.path.expanduser(name)
     if name in BUILT_IN:
-        return name
+        return name, None
     if os.path.isdir(path):
-        return "idx" if idx_files(path) else "pictures"
-    if os.path.isfile(path) and path.lower().endswith(".npz"):
-        return "npz"
+        return locate(scan(path))
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.isfile(path) and suffix in (".npz", ".csv"):
+        return suffix[1:], path
+    advice = "check the name or the path"
+    if os.path.isfile(path):
+        advice = "store the pictures and labels with np.savez"
+        if suffix in PACKED:
+            advice = "unpack it, and give the folder"
     raise UserError(
-        f"expected --dataset to be {ACCEPTED}, received {name!r}: check the "
-        "name or the path"
+        f"expected --dataset to be {ACCEPTED}, received {name!r}: {advice}"
     )
 
 
 def _check_test_fraction(name, kind, test_fraction):
-    folder = Path(name).expanduser()
-    is_one_part = kind == "pictures" and not has_parts(folder)
-    if not (is_one_part and 0 < test_fraction < 1):
+    """Raises UserError for what is no fraction, and where none is kept.
+
+    Where only the parts tell, `parts.complete` does.
+    """
+    if test_fraction is None:
+        return
+    if kind in BUILT_IN or not 0 < test_fraction < 1:
         raise UserError(
-            "expected --test_fraction between 0 and 1, with a folder of "
-            f"class folders only, received {test_fraction} with {name!r}: give "
-            "0.2 for example, or leave it out"
+            "expected --test_fraction between 0 and 1, with data that have no "
+            f"test part, received {test_fraction} with {name!r}: give 0.2 for "
+            "example, or leave it out"
         )
 
 

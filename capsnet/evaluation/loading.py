@@ -4,11 +4,14 @@ A model's record says what it was trained on; what the user asks for goes
 before it.
 """
 
+import dataclasses
 import os
 
 import keras
+import numpy as np
 
-from capsnet.data.folders import TEST_FRACTION
+from capsnet.data import looks
+from capsnet.data.parts import TEST_FRACTION
 from capsnet.data.sources import BUILT_IN, load, reorder
 from capsnet.files import split_pairs
 from capsnet.messages import UserError, listed, plain
@@ -104,7 +107,10 @@ def load_data(records, asked):
     fraction = unseen_fraction(asked.get("test_fraction"), records, name)
     # The seed draws the digits.
     seed = flags.get("seed", 0)
-    return load(name, test_fraction=fraction, seed=seed, **pictures)
+    data = load(name, test_fraction=fraction, seed=seed, **pictures)
+    if asked.get("invert"):
+        data = dataclasses.replace(data, x_test=looks.invert(data.x_test))
+    return data
 
 
 def place_of(name):
@@ -201,6 +207,17 @@ def trained_elsewhere(records, data):
                 f"{path} knows other classes, which are compared in their "
                 f"order: {listed(names[path])} with {listed(data.class_names)}"
             )
+
+
+def inverted(records, data, asked):
+    """A line, or none, where the test pictures look inverted to a model."""
+    unlike = [looks.unlike(data.x_test, record) for record in records.values()]
+    count = int(np.any(unlike, axis=0).sum())
+    # Some are like that anywhere.
+    if 2 * count > len(data.x_test):
+        yield from looks.note_unlike(
+            count, len(data.x_test), asked.get("invert")
+        )
 
 
 def class_number(name, data):

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 
+from capsnet.data import looks
 from capsnet.data.folders import unreadable_error
 from capsnet.data.pictures import read_pictures
 from capsnet.evaluation.figures import SHOWN, draw_pictures
@@ -57,13 +58,24 @@ def make_rows(files, lengths, class_names, labels="one"):
     ]
 
 
+def is_unsure(row, labels):
+    """Whether a capsule that names a class in a row is under one half."""
+    if labels == "several":
+        return float(row[2].split(";")[0]) < 0.5
+    return row[4 if labels == "pair" else 2] < 0.5
+
+
 def format_table(rows, labels="one"):
-    """The rows of `make_rows` as aligned lines under a heading."""
-    table = [HEADINGS[labels]]
+    """The rows of `make_rows` as aligned lines under a heading.
+
+    A row that `is_unsure` says so at its end.
+    """
+    table = [(*HEADINGS[labels], "")]
     for row in rows:
-        table.append(
-            [f"{v:.3f}" if isinstance(v, float) else printable(v) for v in row]
-        )
+        shown = [
+            f"{v:.3f}" if isinstance(v, float) else printable(v) for v in row
+        ]
+        table.append([*shown, "unsure" if is_unsure(row, labels) else ""])
     widths = [max(map(len, column)) for column in zip(*table)]
     return "\n".join(
         "  ".join(map(str.ljust, row, widths)).rstrip() for row in table
@@ -71,7 +83,13 @@ def format_table(rows, labels="one"):
 
 
 def predict_files(
-    models, files, class_names, skip_unreadable=False, labels="one"
+    models,
+    files,
+    class_names,
+    skip_unreadable=False,
+    labels="one",
+    record=None,
+    invert=False,
 ):
     """Reads pictures and asks the models, some of them at a time.
 
@@ -81,6 +99,8 @@ def predict_files(
         class_names: List of strings.
         skip_unreadable: Boolean, leave out what cannot be read.
         labels: What a picture has, as in `Dataset.labels`.
+        record: The record of a model, which tells how its pictures looked.
+        invert: Boolean, show the models the pictures inverted.
 
     Returns:
         The rows of `make_rows` in the order of the files, the first
@@ -91,7 +111,7 @@ def predict_files(
     """
     input_shape = models[0].input.shape[1:]
     capsules = [lengths_model(model) for model in models]
-    rows, images, unreadable, resized = [], [], [], 0
+    rows, images, unreadable, unlike, resized = [], [], [], [], 0
     # Keras's bar goes to standard output, which may be sent to a file.
     with contextlib.redirect_stdout(sys.stderr):
         bar = keras.utils.Progbar(len(files), unit_name="picture")
@@ -103,8 +123,10 @@ def predict_files(
             # After the first unreadable file only the others are looked for.
             if pictures and (skip_unreadable or not unreadable):
                 names, x = zip(*pictures)
-                images += x[: SHOWN - len(images)]
-                x = np.stack(x)
+                x = looks.invert(np.stack(x)) if invert else np.stack(x)
+                images += [*x[: SHOWN - len(images)]]
+                turned = looks.unlike(x, record or {})
+                unlike += [printable(names[i]) for i in np.flatnonzero(turned)]
                 lengths = sum(predict(model, x) for model in capsules)
                 lengths = lengths / len(models)
                 rows += make_rows(names, lengths, class_names, labels)
@@ -117,6 +139,7 @@ def predict_files(
         size = f"{cross(input_shape[:2])} (height x width)"
         total = counted(len(rows), "picture")
         notes.append(f"Resized to {size}: {resized} of {total}")
+    notes += looks.note_unlike(unlike, len(rows), invert)
     if unreadable:
         left_out = f"{len(unreadable)} ({listed(unreadable)})"
         notes.append(f"Left out, cannot be read: {left_out}")

@@ -33,11 +33,12 @@ TASKS = {
 # Which flags do something, with a whole model after -w.
 PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
 TEST = PICTURES | {"routings", "conv", "dtype_policy", "jit_compile"}
-TEST |= {"testing", "weights", "save_dir", "skip_unreadable", "seed"}
+TEST |= {"testing", "weights", "save_dir", "skip_unreadable", "seed", "invert"}
 EFFECTIVE = {
     "-t": TEST | {"digit", "affine"},
     "--digit": TEST | {"digit"},
-    "--predict": {"predict", "weights", "save_dir", "skip_unreadable"},
+    "--predict": {"predict", "weights", "save_dir", "skip_unreadable"}
+    | {"invert"},
     "--export": {"export", "weights"},
     "--show_augment": PICTURES
     | {"skip_unreadable", "show_augment", "augment", "shift_fraction"}

@@ -44,155 +44,19 @@ def test_npz_round_trip(tmp_path, shape, compressed):
     assert dataset.name == str(path)
 
 
-def test_npz_labels_may_start_anywhere(tmp_path):
-    labels = np.array([5, 1, 2, 3, 4, 1, 2, 3], np.uint8)[:, None]
-    path = tmp_path / "set.npz"
-    dataset = load(
-        write_npz(path, y_train=labels, y_test=np.array([1, 5, 2, 3]))
-    )
-    assert dataset.y_train.tolist() == [4, 0, 1, 2, 3, 0, 1, 2]
-    assert dataset.y_test.tolist() == [0, 4, 1, 2]
-    assert dataset.class_names == ["1", "2", "3", "4", "5"]
-
-
-@pytest.mark.parametrize(
-    "names, labels",
-    [
-        (["cat", "dog"], [0, 1]),
-        (["cat", "dog"], [1, 2]),  # Two names for two labels.
-        (["a", "b", "c"], [0, 1]),  # A class without pictures.
-    ],
-)
-def test_npz_class_names_are_kept(tmp_path, names, labels):
-    path = write_npz(
-        tmp_path / "set.npz",
-        y_train=np.array(labels * 4),
-        y_test=np.array(labels * 2),
-        class_names=np.array(names),
-    )
-    dataset = load(path)
-    assert dataset.class_names == names
-    assert dataset.y_train.tolist() == [0, 1] * 4
-
-
-@pytest.mark.parametrize("names", [["one"], [1, 2], [["a", "b"]], [None]])
-def test_npz_class_names_have_to_be_a_name_for_each_class(tmp_path, names):
-    labels = np.arange(2, 6)
-    path = write_npz(
-        tmp_path / "set.npz",
-        y_train=np.tile(labels, 2),
-        y_test=labels,
-        class_names=np.array(names),
-    )
-    assert "class_names" in message_of(load, path)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a", "a", "b"],
-        ["b", "a", "a "],
-        ["a  b", "c", "a b"],
-        ["caf\u00e9", "b", "cafe\u0301"],
-        ["", "b", " "],
-    ],
-)
-def test_class_names_that_look_equal_are_refused(tmp_path, names):
-    """Or classes are taken for each other where they go by their names."""
-    path = write_npz(
-        tmp_path / "set.npz",
-        y_train=np.arange(8) % 3,
-        y_test=np.arange(4) % 3,
-        class_names=np.array(names),
-    )
-    message = message_of(load, path)
-    assert "twice" in message and str(path) in message
-
-
-# The scale of the pictures
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
-@pytest.mark.parametrize("scale", [1, 255])
-def test_npz_floats_become_uint8(tmp_path, dtype, scale):
-    values = arrays()
-    floats = {
-        part: (values[part] / (255 / scale)).astype(dtype)
-        for part in ("x_train", "x_test")
-    }
-    dataset = load(write_npz(tmp_path / "set.npz", **floats))
-    np.testing.assert_array_equal(dataset.x_train, values["x_train"])
-    np.testing.assert_array_equal(dataset.x_test, values["x_test"])
-
-
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
-def test_npz_integers_of_zero_and_one_are_black_and_white(tmp_path, dtype):
-    values = arrays()
-    parts = {key: values[key] > 100 for key in ("x_train", "x_test")}
-    path = tmp_path / "set.npz"
-    dataset = load(
-        write_npz(path, **{k: x.astype(dtype) for k, x in parts.items()})
-    )
-    np.testing.assert_array_equal(dataset.x_train, parts["x_train"] * 255)
-    np.testing.assert_array_equal(dataset.x_test, parts["x_test"] * 255)
-
-
-UNITS = {
-    "fractions": lambda x: x / 255,
-    "booleans": lambda x: x > 100,
-    "ones": lambda x: (x > 100).astype(np.uint8),
-    "black": lambda x: x * 0,
-    "black floats": lambda x: x * 0.0,
-}
-BYTES = {
-    "uint8": lambda x: x,
-    "int64": lambda x: x.astype(np.int64),
-    "float": lambda x: x.astype(np.float32),
-}
-CLEAR = [("fractions", "uint8"), ("fractions", "int64")] + [
-    (small, large)
-    for small in ("booleans", "black", "black floats")
-    for large in BYTES
-]
-
-
-@pytest.mark.parametrize("large", BYTES)
-@pytest.mark.parametrize("small", UNITS)
-@pytest.mark.parametrize("first", ["x_train", "x_test"])
-def test_parts_up_to_1_and_up_to_255_are_scaled_or_refused(
-    tmp_path, small, large, first
-):
-    """Never one part 255 times as bright as the other."""
-    second = {"x_train": "x_test", "x_test": "x_train"}[first]
-    values = arrays()
-    parts = {
-        first: UNITS[small](values[first]),
-        second: BYTES[large](values[second]),
-    }
-    path = write_npz(tmp_path / "set.npz", **parts)
-    if (small, large) not in CLEAR:
-        message = message_of(load, path)
-        assert "one scale" in message and "up to 2" in message
-        return
-    dataset = load(path)
-    np.testing.assert_array_equal(getattr(dataset, second), values[second])
-    np.testing.assert_array_equal(
-        getattr(dataset, first), np.rint(parts[first] * 255.0)
-    )
-
-
 # What is wrong with the arrays
 
 
 @pytest.mark.parametrize(
     ("changes", "part_of_message"),
     [
-        ({"x_test": None, "y_test": None}, "none called x_test, y_test"),
-        ({"x_train": X[:5]}, "5 integers"),
+        ({"x_test": None, "y_test": None}, "received x_train, y_train: add"),
+        ({"x_train": X[:5]}, "5 whole numbers"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "nothing empty"),
         ({"x_train": X[..., :0]}, "nothing empty"),
         ({"x_train": X[..., [0, 0]]}, "1, 3 or 4 channels"),
         ({"x_train": X.reshape(8, -1)}, "(8, 30)"),
+        ({"x_train": X.reshape(8, 6, 1, 5)}, "np.transpose"),
         ({"x_train": X[:, 1:]}, "(5, 5, 1) and (6, 5, 1)"),
         ({"x_train": np.full(X.shape, np.nan)}, "nan"),
         ({"x_train": X + np.inf}, "inf"),
@@ -202,11 +66,13 @@ def test_parts_up_to_1_and_up_to_255_are_scaled_or_refused(
         ({"x_train": X.astype(complex)}, "complex128"),
         ({"x_train": X.astype("U3")}, "expected numbers in x_train"),
         ({"y_train": np.eye(8)[:, :2] * 2}, "rows of zeros and ones"),
-        ({"y_train": np.eye(8)[:, :1]}, "rows of zeros and ones"),
         ({"y_train": np.eye(8)}, "(8, 8) and (4,)"),
         ({"y_train": np.eye(8), "y_test": np.eye(4)}, "(8, 8) and (4, 4)"),
         ({"y_train": np.eye(8) * np.nan}, "rows of zeros and ones"),
-        ({"y_train": Y.astype(float)}, "8 integers"),
+        ({"y_train": Y + 0.5}, "8 whole numbers"),
+        ({"y_train": Y * np.nan}, "8 whole numbers"),
+        ({"y_train": Y * np.inf}, "8 whole numbers"),
+        ({"y_train": Y.astype(str)}, "of one kind"),
         ({"y_train": Y * 0, "y_test": Y[:4] * 0}, "two classes"),
         ({"y_test": np.array([0, 1, 7, 0])}, "class 7"),
         ({"x_train": np.array([None, {}])}, "object"),
@@ -317,13 +183,14 @@ def test_idx_round_trip(tmp_path, shape, name, suffix, pack):
 def test_idx_file_that_is_missing_is_named(tmp_path):
     write_idx(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    assert "t10k-labels-idx1-ubyte" in message_of(load, tmp_path)
+    message = message_of(load, tmp_path)
+    assert "received t10k-images, train-images, train-labels: add" in message
 
 
 def test_idx_counts_have_to_agree(tmp_path):
     parts = arrays(shape=(6, 5))
     parts["y_train"] = parts["y_train"][:-1]
-    assert "8 integers" in message_of(load, write_idx(tmp_path, parts))
+    assert "8 whole numbers" in message_of(load, write_idx(tmp_path, parts))
 
 
 GOOD_IDX = idx_bytes(random_pictures(8, (6, 5)))
@@ -350,3 +217,167 @@ def test_broken_idx_is_refused(tmp_path, content, pack):
     path.write_bytes(pack(content))
     assert str(path) in message_of(load, tmp_path)
     assert peak_memory(load, tmp_path) < 2**22
+
+
+@pytest.mark.parametrize("folder", ["MNIST/raw", "FashionMNIST/raw"])
+def test_idx_files_are_found_below_a_root(tmp_path, folder):
+    parts = arrays(shape=(6, 5))
+    inner = tmp_path / folder
+    inner.mkdir(parents=True)
+    write_idx(inner, parts)
+    write_idx(inner, parts, "{}-{}-idx{}-ubyte.gz", gzip.compress)
+    dataset = load(tmp_path)
+    np.testing.assert_array_equal(dataset.x_train[..., 0], parts["x_train"])
+    write_idx(tmp_path / "other", parts)
+    message = message_of(load, tmp_path)
+    assert "received several" in message and str(inner) in message
+
+
+def write_emnist(folder, prefix="emnist-letters", first=1):
+    """EMNIST's files: letters count from 1, pictures lie on their sides."""
+    parts = arrays(shape=(6, 5))
+    for key in parts:
+        if key[0] == "x":
+            parts[key] = parts[key].swapaxes(1, 2)
+        else:
+            parts[key] = parts[key] + first
+    return write_idx(folder, parts, prefix + "-{}-{}-idx{}-ubyte")
+
+
+def test_emnist_is_turned_upright(tmp_path):
+    dataset = load(write_emnist(tmp_path))
+    expected = arrays(shape=(6, 5))
+    np.testing.assert_array_equal(dataset.x_train[..., 0], expected["x_train"])
+    assert dataset.class_names == ["1", "2"]
+    assert dataset.y_train.tolist() == expected["y_train"].tolist()
+    assert "turned upright" in dataset.notes[0]
+    message = message_of(load, write_emnist(tmp_path, "emnist-digits", 0))
+    assert "keep one set" in message and "emnist-digits-t10k" in message
+
+
+def test_qmnist_has_the_class_first_of_several_numbers(tmp_path):
+    parts = arrays(shape=(6, 5))
+    names = {"train": "train", "test": "test"}
+    for part, name in names.items():
+        images = tmp_path / f"qmnist-{name}-images-idx3-ubyte"
+        images.write_bytes(idx_bytes(parts[f"x_{part}"]))
+        y = np.full((len(parts[f"y_{part}"]), 8), 70_000, ">i4")
+        y[:, 0] = parts[f"y_{part}"]
+        head = struct.pack(">HBB2I", 0, 12, 2, *y.shape)
+        labels = tmp_path / f"qmnist-{name}-labels-idx2-int.gz"
+        labels.write_bytes(gzip.compress(head + y.tobytes()))
+    dataset = load(tmp_path)
+    for key in PARTS:
+        values = getattr(dataset, key)
+        np.testing.assert_array_equal(values, parts[key].reshape(values.shape))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "X_train Y_train X_test Y_test",
+        "train_images train_labels test_images test_labels",
+        "trainX trainY testX testY",
+        "train_set_x train_set_y test_set_x test_set_y",
+        "kmnist-train-imgs kmnist-train-labels kmnist-t10k-imgs kmnist-t10k-y",
+        "x_train y_train x_val y_val",
+    ],
+)
+@pytest.mark.parametrize("kind", ["npz", "folder", "folder of npz"])
+def test_arrays_are_found_by_their_usual_names(tmp_path, names, kind):
+    values = dict(zip(names.split(), arrays().values()))
+    path = tmp_path / "set.npz"
+    if kind == "npz":
+        np.savez(path, **values, other=np.zeros(3))
+    else:
+        path = tmp_path / "set"
+        path.mkdir()
+        save = np.save if kind == "folder" else np.savez_compressed
+        for name, array in values.items():
+            save(path / name, array)
+    dataset = load(path)
+    for key, values in arrays().items():
+        np.testing.assert_array_equal(getattr(dataset, key), values)
+
+
+def test_medmnist_has_a_part_that_is_held_out(tmp_path):
+    values = arrays()
+    names = ("x_train", "train_images"), ("y_train", "train_labels")
+    names += ("x_test", "test_images"), ("y_test", "test_labels")
+    path = tmp_path / "pneumoniamnist.npz"
+    parts = {other: values[own] for own, other in names}
+    x, y = random_pictures(6, (6, 5, 1), 5), np.arange(6)[:, None] % 2
+    np.savez(path, **parts, val_images=x, val_labels=y)
+    dataset = load(path)
+    np.testing.assert_array_equal(dataset.x_test, values["x_test"])
+    np.testing.assert_array_equal(dataset.validation[0], x)
+    assert dataset.validation[1].tolist() == y.ravel().tolist()
+
+
+def test_a_fifth_of_arrays_without_a_test_part_is_kept(tmp_path):
+    path = tmp_path / "set.npz"
+    x = random_pictures(20, (6, 5, 1))
+    np.savez(path, images=x, labels=np.arange(20) % 2)
+    dataset = load(path)
+    assert np.bincount(dataset.y_train).tolist() == [8, 8]
+    assert np.bincount(dataset.y_test).tolist() == [2, 2]
+    both = np.concatenate([dataset.x_train, dataset.x_test])
+    assert sorted(map(bytes, both)) == sorted(map(bytes, x))
+    np.testing.assert_array_equal(dataset.x_test, load(path, seed=7).x_test)
+    assert len(load(path, test_fraction=0.5).y_test) == 10
+
+
+# Tables
+
+
+def write_table(path, values, part, heading="", place=0):
+    x = values[f"x_{part}"].reshape(len(values[f"x_{part}"]), -1)
+    table = np.insert(x.astype(int), place, values[f"y_{part}"], axis=1)
+    lines = [",".join(map(str, row)) for row in table]
+    path.write_text(heading + "\n".join(lines) + "\n")
+    return path
+
+
+PIXELS = ",".join(f"pixel{i}" for i in range(81))
+
+
+@pytest.mark.parametrize(
+    "heading, place",
+    [
+        ("", 0),
+        (f"label,{PIXELS}\n", 0),
+        (f'"{PIXELS.replace(",", chr(34) + "," + chr(34))}","class"\n', 81),
+        ("label," + ",".join(map(str, range(81))) + "\n", 0),
+    ],
+)
+def test_tables_of_pixels_are_read(tmp_path, heading, place):
+    values = arrays(shape=(9, 9, 1))
+    for part in ("train", "test"):
+        path = tmp_path / f"mnist_{part}.csv"
+        write_table(path, values, part, heading, place)
+    dataset = load(tmp_path)
+    for key in PARTS:
+        np.testing.assert_array_equal(getattr(dataset, key), values[key])
+    # One table: a fifth of it is kept for the test.
+    dataset = load(tmp_path / "mnist_train.csv")
+    assert (len(dataset.x_train), len(dataset.x_test)) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("label,pixel0,pixel1\n1,0,255\n", "3 columns (label, pixel0, pixel1)"),
+        ("a,b,c,d,e\n1,2,3,4,5\n", "with 5 columns"),
+        ("1,2,3,4,5\n1,2,3\n", "a table of numbers"),
+        ("label,a,b,c,d\ncat,1,2,3,4\n", "'cat'"),
+        ("", "a column label"),
+    ],
+)
+def test_other_tables_are_refused(tmp_path, text, expected):
+    path = tmp_path / "train.csv"
+    path.write_text(text)
+    message = message_of(load, path)
+    assert expected in message and "np.savez" in message

@@ -17,9 +17,11 @@ from samples import (
     write_npz,
 )
 
-from capsnet.data.folders import choose_test, find_pictures, picture_files
+from capsnet.data.folders import find_pictures
+from capsnet.data.parts import choose_test
 from capsnet.data.pictures import read_picture, read_pictures
 from capsnet.data.sources import load
+from capsnet.data.trees import scan
 from capsnet.messages import UserError
 
 TWO_PARTS = {"train/b": 3, "train/a": 2, "test/a": 1, "test/b": 2}
@@ -42,6 +44,7 @@ def test_folder_with_train_and_test(tmp_path):
         dataset.x_train[2:], random_pictures(3, (6, 5, 3), 0)
     )
     assert dataset.notes == [
+        "Left out: 1 .txt file, 1 hidden file, 1 hidden folder",
         "5 training pictures: a 2, b 3",
         "3 test pictures: a 1, b 2",
     ]
@@ -143,7 +146,9 @@ def test_pictures_of_two_sizes_need_an_image_size(tmp_path):
         ([GREY, COLOUR], 3),
         ([COLOUR.convert("P"), GREY], 3),
         ([COLOUR, ALPHA], 4),
-        ([GREY, GREY.convert("LA")], 4),
+        # Nowhere transparent.
+        ([GREY, GREY.convert("LA")], 1),
+        ([COLOUR, GREY.convert("RGBA")], 3),
     ],
 )
 def test_channels_are_those_of_the_whole_data_set(tmp_path, pictures, channels):
@@ -153,7 +158,7 @@ def test_channels_are_those_of_the_whole_data_set(tmp_path, pictures, channels):
             picture.save(tmp_path / name / f"{index}.png")
     dataset = load(tmp_path)
     assert dataset.x_train.shape[1:] == (6, 5, channels)
-    for path in picture_files(tmp_path):
+    for path in scan(tmp_path).all_pictures():
         again = read_picture(path, None, channels)
         parts = [*dataset.x_train, *dataset.x_test]
         assert any(np.array_equal(again, x) for x in parts)
@@ -179,7 +184,10 @@ def test_unreadable_pictures_are_named_all_at_once(tmp_path):
     for index in range(11):
         (tmp_path / "train" / "a" / f"bad{index:02}.png").unlink()
     dataset = load(tmp_path, skip_unreadable=True)
-    assert dataset.notes[0] == "1 picture left out: train/a/bad11.png"
+    assert dataset.notes[0] == (
+        "1 picture left out: train/a/bad11.png: no picture, or of another "
+        "format"
+    )
 
 
 def test_special_reasons_are_named_with_the_picture(tmp_path):
@@ -244,21 +252,29 @@ def test_what_is_forbidden_is_not_called_broken_or_missing(name, expected):
 # Finding pictures
 
 
-def test_picture_files_are_sorted_known_and_not_hidden(tmp_path):
+def test_pictures_are_sorted_known_and_not_hidden(tmp_path):
     names = ["b.png", "a.JPG", "sub/c.gif", ".d.png", ".sub/e.png", "f.txt"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
-    found = [str(p.relative_to(tmp_path)) for p in picture_files(tmp_path)]
+    folder = scan(tmp_path)
+    found = [str(p.relative_to(tmp_path)) for p in folder.all_pictures()]
     assert found == ["a.JPG", "b.png", str(Path("sub", "c.gif"))]
+    expected = {"hidden file": 1, "hidden folder": 1, ".txt file": 1}
+    assert folder.left_out() == expected
 
 
 def test_pictures_are_found_in_files_and_folders(tmp_path):
     write_folder(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "a" / "one.heic").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     asked = [str(tmp_path / "gone.png"), str(tmp_path / "a")]
     found = find_pictures(asked)
-    assert found == [asked[0], *(f"{asked[1]}/{i}.png" for i in range(2))]
-    with pytest.raises(UserError, match="PNG, JPEG, BMP, GIF, TIFF and WebP"):
+    files = [asked[0], *(f"{asked[1]}/{i}.png" for i in range(2))]
+    assert found == (files, ["Left out: 1 .heic file"])
+    with pytest.raises(UserError, match="received none: PNG, JPEG, BMP, GIF"):
         find_pictures([*asked, str(tmp_path / "empty")])
+    (tmp_path / "empty" / "one.heic").write_bytes(b"")
+    with pytest.raises(UserError, match="received 1 .heic file: PNG, JPEG"):
+        find_pictures([str(tmp_path / "empty")])

@@ -5,8 +5,14 @@ import pytest
 from PIL import Image
 from samples import message_of, random_pictures, save_picture
 
-from capsnet.data.folders import picture_files
 from capsnet.data.pictures import PICTURE_SUFFIXES, read_picture, read_pictures
+from capsnet.data.trees import scan
+
+
+def test_formats_that_people_have_are_read():
+    """Those of traffic signs, of faces and of pictures from the web too."""
+    names = ".png .jpg .jpeg .jfif .bmp .gif .tif .tiff .webp .ppm .pgm .pbm"
+    assert set(names.split()) < PICTURE_SUFFIXES
 
 
 @pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))
@@ -14,7 +20,7 @@ def test_every_format_is_read(tmp_path, suffix):
     path = tmp_path / f"0{suffix.upper()}"
     pixels = np.full((16, 16, 3), (200, 100, 50), np.uint8)
     Image.fromarray(pixels).save(path)
-    assert picture_files(tmp_path) == [path]
+    assert scan(tmp_path).pictures == [path]
     difference = read_picture(path, None, 3).astype(int) - pixels
     assert abs(difference).max() <= 4
 
@@ -100,7 +106,7 @@ def test_damaged_pictures_are_broken(tmp_path):
     path = save_picture(tmp_path / "0.png", random_pictures(1)[0])
     path.write_bytes(path.read_bytes()[:-30])
     message = message_of(read_picture, path, None, 1)
-    assert str(path) in message and "broken or no picture" in message
+    assert str(path) in message and "(broken)" in message
 
 
 def test_wrong_checksum_makes_a_picture_broken(tmp_path):
@@ -108,7 +114,7 @@ def test_wrong_checksum_makes_a_picture_broken(tmp_path):
     content = bytearray(path.read_bytes())
     content[-13] ^= 1  # The end of the pixels' checksum; 12 bytes follow.
     path.write_bytes(content)
-    assert "broken or no picture" in message_of(read_picture, path, None, 1)
+    assert "(broken)" in message_of(read_picture, path, None, 1)
 
 
 def test_a_picture_that_is_not_there_is_named(tmp_path):

@@ -92,10 +92,21 @@ def test_an_unknown_name_lists_what_is_accepted(name, tmp_path, monkeypatch):
         assert accepted in message
 
 
-def test_another_kind_of_file_lists_what_is_accepted(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("1,2")
-    assert "an .npz file" in message_of(load, path)
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("pictures.zip", "unpack it, and give the folder"),
+        ("pictures.tar.gz", "unpack it, and give the folder"),
+        ("train_32x32.mat", "with np.savez"),
+        ("x.npy", "with np.savez"),
+        ("usps.h5", "with np.savez"),
+    ],
+)
+def test_another_kind_of_file_gets_advice_of_its_own(tmp_path, name, advice):
+    path = tmp_path / name
+    path.write_bytes(b"PK")
+    message = message_of(load, path)
+    assert advice in message and "check the name" not in message
 
 
 def test_digits_have_names_and_the_seed_that_is_asked_for():

@@ -7,7 +7,7 @@ from conftest import bars, write_bars
 from running import SHAPE, lengths_of
 
 import capsulenet
-from capsnet.data.folders import TEST_FRACTION
+from capsnet.data.parts import TEST_FRACTION
 from capsnet.data.sources import Dataset
 from capsnet.evaluation import loading
 from capsnet.evaluation.loading import (
