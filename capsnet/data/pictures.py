@@ -87,7 +87,7 @@ def read_picture(path, image_size, channels):
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise UserError("no file")  # A pipe may never end.
+                raise UserError("no regular file")  # A pipe has no end.
             with Image.open(path, formats=PICTURE_FORMATS) as opened:
                 limit = MAX_DEFLATE_RATIO * os.path.getsize(path)
                 if math.prod(opened.size) > max(limit, MAX_UNPROVEN_PIXELS):

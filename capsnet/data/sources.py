@@ -25,12 +25,12 @@ from capsnet.data import arrays
 from capsnet.data.datasets import Dataset
 from capsnet.data.digits import DIGIT_NAMES, draw_digits
 from capsnet.data.folders import count_classes, load_pictures
-from capsnet.data.labels import check_labels, index_labels, same_kind
+from capsnet.data.labels import index_labels
 from capsnet.data.layouts import locate
 from capsnet.data.parts import complete
 from capsnet.data.pictures import adapt
 from capsnet.data.trees import scan
-from capsnet.data.values import as_pictures, key_of, to_uint8
+from capsnet.data.values import check_parts
 from capsnet.files import split_pairs
 from capsnet.messages import UserError, counted
 
@@ -133,30 +133,6 @@ def load(
     )
 
 
-def check_parts(name, parts):
-    """Parts `(x, y)` as uint8 pictures and labels, and notes.
-
-    Returns:
-        Pictures of shape `(n, height, width, channels)` and labels of shape
-        `(n,)`, or `(n, n_class)` where a picture may have several: uint8 rows
-        of zeros and ones.
-    """
-    pictures, labels = {}, {}
-    for part, (x, y) in parts.items():
-        pictures[part] = x = as_pictures(name, part, x, len(y))
-        labels[part] = check_labels(name, key_of(part, "y"), len(x), y)
-    shapes = list({x.shape[1:]: None for x in pictures.values()})
-    if len(shapes) > 1:
-        raise UserError(
-            "expected training and test pictures of one shape, received "
-            f"{' and '.join(map(str, shapes))} in {name!r}: store them in one "
-            "shape"
-        )
-    labels = same_kind(name, labels)
-    pictures, notes = to_uint8(name, pictures)
-    return {part: (pictures[part], labels[part]) for part in parts}, notes
-
-
 def _load_arrays(name, kind, place, seed):
     """Pairs `(x, y)` by part, class names or `None`, and notes."""
     if kind in READERS:
@@ -253,13 +229,16 @@ def _find(name):
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isfile(path) and suffix in (".npz", ".csv"):
         return suffix[1:], path
-    advice = "check the name or the path"
     if os.path.isfile(path):
-        advice = "store the pictures and labels with np.savez"
+        advice = f"store the pictures and labels {arrays.IN_NPZ}"
         if suffix in PACKED:
             advice = "unpack it, and give the folder"
+        raise UserError(
+            f"expected an .npz or .csv file, received {name!r}: {advice}"
+        )
     raise UserError(
-        f"expected --dataset to be {ACCEPTED}, received {name!r}: {advice}"
+        f"expected --dataset to be {ACCEPTED}, received {name!r}: check the "
+        "name or the path"
     )
 
 

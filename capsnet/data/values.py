@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 
+from capsnet.data.labels import check_labels, same_kind
 from capsnet.data.parts import ALL
 from capsnet.data.pictures import PICTURE_MODES
-from capsnet.messages import UserError
+from capsnet.messages import UserError, cross
 
 # Resizing leaves the scale by at most this part of it.
 OVERSHOOT = 0.2
@@ -21,6 +22,35 @@ CHUNK = 2**20  # Values that become uint8 at a time.
 def key_of(part, role="x"):
     """What the array of a part is called."""
     return role if part == ALL else f"{role}_{part}"
+
+
+def check_parts(name, parts):
+    """Parts `(x, y)` as uint8 pictures and labels, and notes.
+
+    Returns:
+        Pictures of shape `(n, height, width, channels)` and labels of shape
+        `(n,)`, or `(n, n_class)` where a picture may have several: uint8 rows
+        of zeros and ones.
+    """
+    pictures, labels = {}, {}
+    for part, (x, y) in parts.items():
+        pictures[part] = x = as_pictures(name, part, x, len(y))
+        labels[part] = check_labels(name, key_of(part, "y"), len(x), y)
+    shapes = list({x.shape[1:]: None for x in pictures.values()})
+    if len(shapes) > 1:
+        raise UserError(
+            "expected training and test pictures of one shape, received "
+            f"{' and '.join(map(str, shapes))} in {name!r}: store them in one "
+            "shape"
+        )
+    labels = same_kind(name, labels)
+    pictures, notes = to_uint8(name, pictures)
+    for part, x in pictures.items():
+        given = parts[part][0].shape
+        if given[:3] != x.shape[:3]:
+            read = f"read as {len(x)} of {cross(x.shape[1:])}"
+            notes.append(f"{key_of(part)} of shape {given}, {read}")
+    return {part: (pictures[part], labels[part]) for part in parts}, notes
 
 
 def as_pictures(name, part, x, count):

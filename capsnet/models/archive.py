@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import zipfile
 
 import h5py
 import numpy as np
@@ -44,6 +45,8 @@ KERNELS = {
         (of["num_capsule"], inputs[1], of["dim_capsule"], inputs[2])
     ),
 }
+# How zipfile inflates in small parts.
+PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 OURS = "expected a model that capsulenet.py saved"
 
 
@@ -59,6 +62,9 @@ def check_archive(archive, path):
             f"{path!r} would inflate to {claimed:,} bytes, more than "
             f"{MOST_EXPANSION} times its size; {OURS}"
         )
+    if {each.compress_type for each in archive.infolist()} - PACKINGS:
+        # Inflated at once, whatever is claimed.
+        raise UserError(f"{path!r} is not packed by deflate; {OURS}")
     # Whole members are read below; this finds, in small parts, those that
     # inflate to more than they claim.
     damaged = archive.testzip()

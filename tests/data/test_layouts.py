@@ -172,7 +172,9 @@ def test_pictures_that_are_no_files_are_named(tmp_path, make):
         os.symlink("/nowhere/1.png", path)
     else:
         os.mkfifo(path)
-    reason = {"link": "No such file or directory", "pipe": "no file"}[make]
+    reason = {"link": "No such file or directory", "pipe": "no regular file"}[
+        make
+    ]
     assert f"a/x.png: {reason}" in message_of(load, tmp_path)
     dataset = load(tmp_path, skip_unreadable=True)
     assert dataset.notes[0] == f"1 picture left out: a/x.png: {reason}"

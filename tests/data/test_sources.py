@@ -97,9 +97,9 @@ def test_an_unknown_name_lists_what_is_accepted(name, tmp_path, monkeypatch):
     [
         ("pictures.zip", "unpack it, and give the folder"),
         ("pictures.tar.gz", "unpack it, and give the folder"),
-        ("train_32x32.mat", "with np.savez"),
-        ("x.npy", "with np.savez"),
-        ("usps.h5", "with np.savez"),
+        ("train_32x32.mat", "np.savez"),
+        ("x.npy", "np.savez"),
+        ("usps.h5", "np.savez"),
     ],
 )
 def test_another_kind_of_file_gets_advice_of_its_own(tmp_path, name, advice):

@@ -175,6 +175,9 @@ def test_axes_that_are_unmistakable_are_put_in_order(tmp_path, channels):
         dataset = load(write_npz(tmp_path / f"{name}.npz", **changed, **y))
         np.testing.assert_array_equal(dataset.x_train, values["x_train"])
         np.testing.assert_array_equal(dataset.x_test, values["x_test"])
+        shape = changed["x_test"].shape
+        note = f"x_test of shape {shape}, read as 6 of 6x5x{channels}"
+        assert note in dataset.notes
 
 
 def test_squares_in_rows_are_pictures(tmp_path):

@@ -97,6 +97,15 @@ def test_model_that_would_inflate_is_refused_before_it_does(
     assert peak < 2**23
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_model_that_is_packed_in_another_way_is_refused(tmp_path, packing):
+    """They inflate at once, to gigabytes, whatever a member claims."""
+    path = tmp_path / "model.keras"
+    save_model(dense_model(), path, {"flags": {}})
+    write_members(path, members_of(path), packing)
+    assert "not packed by deflate" in message_of(load_model, str(path))
+
+
 @pytest.mark.parametrize(
     "old, new",
     [
