@@ -27,12 +27,12 @@ def one_of(choices, **argument):
     return value
 
 
-def refuse_inputs(name, args, kwargs):
+def refuse_inputs(name, positional, named):
     """Raises TypeError where a layer is made as CapsNet-Keras's functions.
 
     Called from `__new__`, before Python finds an argument too many.
     """
-    inputs = args[0] if args else kwargs.get("inputs")
+    inputs = positional[0] if positional else named.get("inputs")
     if getattr(inputs, "shape", ()):
         raise TypeError(
             f"{name} is a layer, which is made and then called, for instance "

@@ -17,7 +17,7 @@ from PIL import Image
 from running import NAMES, SHAPE, contents, lengths_of, message_of, run
 
 import utils
-from capsnet.evaluation.prediction import COLUMNS
+from capsnet.evaluation.prediction import COLUMNS, cell
 from capsnet.files import locked
 from capsnet.models.saving import save_model
 from capsulenet import CapsNet
@@ -324,9 +324,9 @@ def test_wrong_command_lines_tell_what_to_do(here, line):
 
 def test_no_cell_of_the_table_is_a_formula():
     formulas = "=1+1", "+1", "-1", "@x", "\tx"
-    assert [prediction.cell(text) for text in formulas] == [
+    assert [cell(text) for text in formulas] == [
         f"'{text}" for text in formulas
     ]
     plain = "a.png", "a=b", "'x", "", 0.5
     expected = ["a.png", "a=b", "'x", "", "0.500000"]
-    assert list(map(prediction.cell, plain)) == expected
+    assert list(map(cell, plain)) == expected
