@@ -88,7 +88,8 @@ class_weight: balanced lets rare classes count more in the class loss: pictures
 ema: momentum of a moving average of the weights, which is tested and saved; its
   memory is at most a tenth of the run; 0 saves the weights themselves
 seed: seed of weights, order and shifts
-weights: the model, or several that vote; in training, where to start from
+weights: the model, or several that vote; in training, where to start from, with
+  the layers that fit
 resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
 affine: with -t, test also on turned, slanted, scaled and moved pictures
