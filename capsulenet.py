@@ -37,8 +37,9 @@ import utils
 from capsnet.cli import commands
 from capsnet.data.augment import Shift
 from capsnet.data.batches import pipeline
-from capsnet.evaluation import answers, figures
+from capsnet.evaluation import answers, figures, prediction
 from capsnet.files import whole_file
+from capsnet.fonts import drawable_names
 from capsnet.models import geometry, networks, several
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.initializers import initializers
@@ -304,7 +305,7 @@ def test(eval_models, data, save_dir, weights=()):
 
     Args:
         eval_models: List of evaluation models of `CapsNet`. The lengths of
-            their capsules are summed; reconstructions are the first one's.
+            their capsules are averaged; reconstructions are the first one's.
         data: A `sources.Dataset`; its test part is used.
         save_dir: Folder for `test.json` and the pictures.
         weights: Files of the models, for `test.json`.
@@ -323,24 +324,23 @@ def test(eval_models, data, save_dir, weights=()):
         **figures.test_figures(confusion, data.class_names),
     }
     figures.replace_test(save_dir, counts)
+    prediction.write_test_table(data, lengths, save_dir)
     figures.draw_test(eval_models[0], data, lengths, confusion, save_dir)
     return counts
 
 
-def manipulations(manipulate_model, data, class_number, seed=0):
+def manipulations(manipulate_model, image, class_number):
     """The decoder's drawings when dimensions of a class's capsule change.
 
     Args:
         manipulate_model: The third model of `CapsNet`.
-        data: A `sources.Dataset`; one picture of its test part is taken.
+        image: uint8 array of shape `(height, width, channels)`.
         class_number: Integer, index of the class.
-        seed: Integer that chooses the picture.
 
     Returns:
         float32 array of shape `(dimensions, len(NOISE), height, width,
         channels)`: each dimension, with each number of `NOISE` added to it.
     """
-    chosen = np.random.default_rng(seed).choice(data.tested(class_number))
     n_class, dimensions = manipulate_model.get_layer("noise").output.shape[1:]
     # One picture for each dimension (rows) and value (columns).
     count = dimensions * len(NOISE)
@@ -348,7 +348,7 @@ def manipulations(manipulate_model, data, class_number, seed=0):
     for dimension in range(dimensions):
         noise[dimension, :, class_number, dimension] = NOISE
     label = np.eye(n_class, dtype="float32")[class_number]
-    image = data.test_picture(chosen).astype("float32") / 255
+    image = image.astype("float32") / 255
     images = manipulate_model.predict(
         {
             "image": np.repeat(image[None], count, axis=0),
@@ -361,21 +361,23 @@ def manipulations(manipulate_model, data, class_number, seed=0):
     return images.reshape(dimensions, len(NOISE), *images.shape[1:])
 
 
-def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
+def manipulate(manipulate_model, image, class_number, class_names, save_dir):
     """Draws what each dimension of a class's capsule does, as in Figure 4.
 
     Args:
-        manipulate_model, data, class_number, seed: As in `manipulations`.
+        manipulate_model, image, class_number: As in `manipulations`.
+        class_names: List of strings.
         save_dir: Folder for `manipulate-CLASS.png`.
 
     Returns:
         The name of the file.
     """
-    images = manipulations(manipulate_model, data, class_number, seed)
-    title = f"reconstructions of class {data.class_names[class_number]}"
-    path = figures.manipulation_path(save_dir, data.class_names, class_number)
+    images = manipulations(manipulate_model, image, class_number)
+    name = drawable_names(class_names)[class_number]
+    title = f"reconstructions of class {name}"
+    path = figures.manipulation_path(save_dir, class_names, class_number)
     with whole_file(path) as temporary:
-        utils.draw_manipulations(images, NOISE, title, temporary)
+        utils.draw_manipulations(image / 255, images, NOISE, title, temporary)
     return path
 
 

@@ -30,6 +30,7 @@ A room imports only rooms of its own floor or below it; from the top:
                     looks.py (dark or light), digits.py (drawn on the spot),
                     pairs.py (two digits in one picture), augment.py (shifts
                     and stronger changes), batches.py (what `fit` is fed)
+    fonts.py        names in any script, in pictures
     files.py        whole-or-nothing writes, the lock, the state of a run
     devices.py      what it runs on
     limits.py       what flags and records may say

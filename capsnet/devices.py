@@ -13,6 +13,8 @@ from pathlib import Path
 
 import keras
 
+from capsnet.messages import counted
+
 try:
     import resource
 except ImportError:  # Windows has no such limits.
@@ -113,6 +115,17 @@ def environment():
         "cores": os.cpu_count(),
         "accelerator": accelerator_name(),
     }
+
+
+def described(environment):
+    """The backend and the device of a record, in words."""
+    name = environment["backend"]
+    version = environment["versions"].get(name, "")
+    cores = counted(environment["cores"], "core")
+    device = environment["accelerator"] or (
+        f"the CPU, {environment['processor']}, {cores}"
+    )
+    return f"{name} {version} on {device}"
 
 
 def accelerator_name():

@@ -33,7 +33,9 @@ STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
 OF_RUN = (STATE, RECORD, PLOT, BATCH, "tensorboard/*/events.out.tfevents.*")
 # All that a test writes, whatever its models; --digit adds its own.
-TEST_FILES = "test.json confusion.png mistakes.png real_and_recon.png".split()
+TEST_TABLE = "test.csv"
+TEST_FILES = ["test.json", TEST_TABLE, "confusion.png", "mistakes.png"]
+TEST_FILES.append("real_and_recon.png")
 # What tells of a model what it does.
 OF_MODEL = [*TEST_FILES, AFFINE, "manipulate-*.png"]
 OF_MODEL += ["predictions.csv", "predictions.png"]

@@ -46,7 +46,7 @@ OF_TEST |= {"conv", "dtype_policy", "jit_compile", "invert"}
 OF_PREDICT = {"predict", "weights", "save_dir", "skip_unreadable", "invert"}
 EFFECTIVE = {
     "-t": {"affine", *OF_TEST},
-    "--digit": {"digit", *OF_TEST},
+    "--digit": {"digit", "picture", *OF_TEST},
     "--predict": OF_PREDICT,
     "--export": {"export", "weights"},
     "--show_augment": {"show_augment", "save_dir", "seed", "recipe", *PICTURES},
@@ -198,6 +198,7 @@ def idle_flags(args):
             idle |= dict.fromkeys(STRUCTURE - effective, why)
     else:
         idle["affine"] = "has no effect without -t"
+        idle["picture"] = "has no effect without --digit"
         idle["invert"] = "has no effect without --predict or -t"
         if args.weights is not None:
             idle["init"] = "has no effect with -w, which brings all weights"

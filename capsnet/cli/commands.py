@@ -22,6 +22,7 @@ from capsnet.data.sources import hold_out, load
 from capsnet.devices import environment, forget_settings, make_deterministic
 from capsnet.evaluation import loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
+from capsnet.fonts import legend
 from capsnet.messages import UserError, command, fail, printable
 from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, save_half
@@ -172,6 +173,7 @@ def run_testing(task, script):
                 "it is a baseline, or was trained with --lam_recon 0"
             )
         drawn = loading.class_number(task.digit, data)
+        picture = loading.start_picture(task.picture, data, drawn, task.seed)
     if task.affine and data.labels != "one":
         raise UserError(
             f"--affine expects pictures of one class each, got {data.name!r}, "
@@ -188,13 +190,15 @@ def run_testing(task, script):
         print(printable(line))
     for line in loading.inverted(records, data, task.asked):
         print(printable(line))
+    for line in legend(data.class_names):
+        print(line)
     if len(models) > 1:
-        print(f"{len(models)} models, capsule lengths summed")
+        print(f"{len(models)} models, mean of their capsules' lengths")
     has_decoder = manipulate_model is not None
     telling.tell_figures(figures, task.save_dir, has_decoder, data.labels)
     if task.digit is not None:
         path = script.manipulate(
-            manipulate_model, data, drawn, task.save_dir, task.seed
+            manipulate_model, picture, drawn, data.class_names, task.save_dir
         )
         print(f"Written: {path}")
 

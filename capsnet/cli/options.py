@@ -94,6 +94,8 @@ resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
 affine: with -t, test also on turned, slanted, scaled and moved pictures
 digit: draw what each dimension of a class's capsule does
+picture: with --digit, the picture to begin with: a file, or its name in
+  test.csv (default: one of the class)
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
 show_augment: draw some training pictures as --augment changes them
@@ -194,6 +196,7 @@ def add_task_options(group):
     add("-t", "--testing", False)
     add("--affine", False)
     add("--digit", None, metavar="CLASS")
+    add("--picture", None, metavar="FILE")
     add("--predict", None, nargs="+", metavar="FILE|FOLDER")
     add("--export", None, metavar="DIR|FILE.keras")
     add("--show_augment", False)

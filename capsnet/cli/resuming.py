@@ -11,7 +11,8 @@ NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
 # Those of them that the next continuation needs again.
 NEEDED_AGAIN = {"epochs", "dataset", "debug", "gpus", "device"}
-FREE_ON_RESUME |= {"affine", "invert"}  # Refused with every training.
+# Refused with every training.
+FREE_ON_RESUME |= {"affine", "invert", "picture"}
 # What `parse_args` adds to the flags.
 NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
 

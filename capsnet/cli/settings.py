@@ -110,12 +110,14 @@ class Testing(Task):
 
     Args:
         digit: Name or number of the class to draw, or `None`.
+        picture: File or number of the picture to draw it of, or `None`.
         affine: Whether to test on affinely changed pictures, too.
         asked: Dictionary of the flags that the user gave; all else is as in
             training.
     """
 
     digit: str | None
+    picture: str | None
     affine: bool
     asked: dict
 
@@ -161,12 +163,13 @@ def read(args):
     }
     flags = flags_of(args)
     if args.task in ("-t", "--digit"):
-        own = {"testing", "digit", "affine", "weights", "save_dir"}
+        own = {"testing", "digit", "picture", "affine", "weights", "save_dir"}
         named = args.given - own
         asked = {name: flags[name] for name in named}
         if "jit_compile" in asked:
             asked["jit_compile"] = common["jit_compile"]
-        common |= {"digit": args.digit, "affine": args.affine}
+        common |= {"digit": args.digit, "picture": args.picture}
+        common["affine"] = args.affine
         return Testing(**common, asked=asked)
     if args.task is None:
         return read_training(args, flags, common)

@@ -7,7 +7,7 @@ import numpy as np
 
 from capsnet.cli.settings import Training
 from capsnet.data.batches import steps_per_epoch
-from capsnet.devices import machine_memory, runs_on_cpu
+from capsnet.devices import described, machine_memory, runs_on_cpu
 from capsnet.evaluation import answers
 from capsnet.evaluation.figures import (
     class_figures,
@@ -15,6 +15,7 @@ from capsnet.evaluation.figures import (
     worst_classes,
 )
 from capsnet.files import AFFINE, MODEL, read_state
+from capsnet.fonts import legend
 from capsnet.messages import (
     UserError,
     command,
@@ -149,22 +150,13 @@ def tell_run(task, data, record):
         f"{several}; {record['parameters']:,} weights"
     )
     print(f"Computing with {described(record['environment'])}")
+    for line in legend(data.class_names):
+        print(line)
     if data.labels == "one":
         tell_classes(data, task.balanced)
     tell_steps(task, steps_per_epoch(pictures, record["batch_size"]), record)
     if not resumed:
         tell_replaced(task.save_dir)
-
-
-def described(environment):
-    """The backend and the device of a record, in words."""
-    name = environment["backend"]
-    version = environment["versions"].get(name, "")
-    cores = counted(environment["cores"], "core")
-    device = environment["accelerator"] or (
-        f"the CPU, {environment['processor']}, {cores}"
-    )
-    return f"{name} {version} on {device}"
 
 
 def tell_classes(data, balanced):
@@ -253,7 +245,7 @@ def tell_result(task, data, record):
 
 def tell_figures(figures, save_dir, decoder, labels="one"):
     """Prints what came of a test, of a model with or without a decoder."""
-    written = ["test.json"]
+    written = ["test.json", *(["test.csv"] if labels != "pair" else [])]
     if labels == "one":
         print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
         error = "{test_error:.2f} % ({mistakes} of {pictures})"

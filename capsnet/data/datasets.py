@@ -26,6 +26,8 @@ class Dataset:
     pairs: bool = False  # Whether two of the pictures are to be in each.
     # Pictures and labels of a part that chooses the epoch to keep, if any.
     validation: tuple | None = None
+    # Of each test picture its file, below the data set's folder, or its row.
+    test_names: list[str] | None = None
 
     @property
     def labels(self):

@@ -64,8 +64,8 @@ def load_pictures(root, image_size, channels, skip_unreadable):
         root: A `layouts.Folder`.
 
     Returns:
-        Pairs `(x, y)` by part, class names, for each picture of the part
-        `ALL` its name within its class, and notes.
+        Pairs `(x, y)` by part, class names, the files of each part, for each
+        picture of the part `ALL` its name within its class, and notes.
     """
     classes, notes = find_classes(root)
     found = {}
@@ -80,7 +80,7 @@ def load_pictures(root, image_size, channels, skip_unreadable):
     )
     # As many channels as the picture that has most.
     channels = max(pixels.shape[2] for pixels in pictures.values())
-    parts = {}
+    parts, files = {}, {}
     for part in classes:
         own = [path for path in pictures if found[path][0] == part]
         if not own:
@@ -91,8 +91,10 @@ def load_pictures(root, image_size, channels, skip_unreadable):
         x = np.stack([convert(pictures[p], None, channels) for p in own])
         y = np.array([names.index(class_name(found[p][1])) for p in own])
         parts[part] = x, y
-    files = [p.relative_to(found[p][1].path).as_posix() for p in pictures]
-    return parts, names, files, notes + left_out + count_rest(root, classes)
+        files[part] = [p.relative_to(root.path).as_posix() for p in own]
+    within = [p.relative_to(found[p][1].path).as_posix() for p in pictures]
+    notes += left_out + count_rest(root, classes)
+    return parts, names, files, within, notes
 
 
 def _read(folder, paths, image_size, channels, skip_unreadable):

@@ -88,22 +88,26 @@ def load(
         _check_test_fraction(name, kind, test_fraction)
         if kind == "pictures":
             channels = 1 if grayscale else None
-            parts, class_names, files, notes = load_pictures(
+            parts, class_names, files, within, notes = load_pictures(
                 place, image_size, channels, skip_unreadable
             )
         else:
-            files = None
+            files, within = {}, None
             parts, class_names, notes = _load_arrays(name, kind, place, seed)
         parts, more = check_parts(name, parts)
-        parts, chosen = complete(name, parts, files, test_fraction)
-        labels = {part: y for part, (_, y) in parts.items()}
+        parts = {
+            part: (x, y, np.array(files.get(part) or range(len(y)), dtype=str))
+            for part, (x, y) in parts.items()
+        }
+        parts, chosen = complete(name, parts, within, test_fraction)
+        labels = {part: arrays[1] for part, arrays in parts.items()}
         notes = notes + more + chosen
         if kind == "pictures":
             notes += count_classes(name, labels, class_names)
         labels, class_names = index_labels(name, labels, class_names)
         pictures = {
-            part: adapt(x, image_size, grayscale)
-            for part, (x, _) in parts.items()
+            part: adapt(arrays[0], image_size, grayscale)
+            for part, arrays in parts.items()
         }
     except MemoryError:
         raise UserError(
@@ -130,6 +134,7 @@ def load(
         notes=notes,
         pairs=bool(pairs),
         validation=validation,
+        test_names=parts["test"][2].tolist(),
     )
 
 

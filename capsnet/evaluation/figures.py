@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from os.path import basename
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from capsnet.files import (
     whole_file,
     write_json,
 )
+from capsnet.fonts import drawable_names
 from capsnet.messages import shorten
 from capsnet.models.inference import lengths_model, predict
 
@@ -60,6 +62,18 @@ def manipulation_path(save_dir, class_names, class_number):
     return os.path.join(save_dir, f"manipulate-{name}.png")
 
 
+def example(data, class_number, seed=0):
+    """A picture of the test part that is of a class, uint8.
+
+    Args:
+        data: A `Dataset`.
+        class_number: Integer, index of the class.
+        seed: Integer that chooses the picture.
+    """
+    chosen = np.random.default_rng(seed).choice(data.tested(class_number))
+    return data.test_picture(chosen)
+
+
 def spread(count, most=SHOWN):
     """At most `most` of `count` indices: the set may be sorted by class."""
     shown = min(count, most)
@@ -76,10 +90,11 @@ def count_answers(eval_models, images, labels, n_class):
         n_class: Integer, number of classes.
 
     Returns:
-        The lengths of the capsules, summed over the models, `(n, n_class)`;
+        The lengths of the capsules, the mean of the models, `(n, n_class)`;
         and the confusion, as in `test_figures`.
     """
     lengths = sum(predict(lengths_model(each), images) for each in eval_models)
+    lengths = lengths / len(eval_models)
     confusion = np.zeros((n_class, n_class), "int64")
     np.add.at(confusion, (labels, lengths.argmax(-1)), 1)
     return lengths, confusion
@@ -159,7 +174,8 @@ def draw_batch(batch, class_names, save_dir):
     inputs, targets = batch[:2]
     images = inputs["image"] if isinstance(inputs, dict) else inputs
     rows = targets["capsnet"][:OF_BATCH]
-    titles = [joined(row, class_names) for row in rows]
+    names = drawable_names(class_names)
+    titles = [joined(row, names) for row in rows]
     with whole_file(os.path.join(save_dir, BATCH)) as path:
         utils.draw_pairs(images[:OF_BATCH], None, titles, path)
 
@@ -185,9 +201,12 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
         return
     order = np.argsort(-lengths.max(-1)[wrong], kind="stable")
     worst = wrong[order[:SHOWN]]
-    names = [shorten(name, 18) for name in data.class_names]
+    names = drawable_names(data.class_names)
+    names = [shorten(name, 18) for name in names]
+    files = data.test_names or list(map(str, range(len(lengths))))
     titles = [
-        f"{names[data.y_test[index]]} -> {names[predicted[index]]}"
+        f"{names[data.y_test[index]]} -> {names[predicted[index]]} "
+        f"{lengths[index].max():.2f}, {shorten(basename(files[index]), 18)}"
         for index in worst
     ]
     path = os.path.join(save_dir, "mistakes.png")

@@ -12,7 +12,9 @@ import numpy as np
 
 from capsnet.data import looks
 from capsnet.data.parts import TEST_FRACTION
+from capsnet.data.pictures import read_pictures
 from capsnet.data.sources import BUILT_IN, load, reorder
+from capsnet.evaluation.figures import example
 from capsnet.files import split_pairs
 from capsnet.messages import UserError, listed, plain
 from capsnet.models.networks import Network, attach
@@ -237,3 +239,31 @@ def class_number(name, data):
             f"{name!r} without any; choose another class"
         )
     return number
+
+
+def start_picture(asked, data, number, seed):
+    """The picture whose capsule --digit changes, uint8.
+
+    Args:
+        asked: A file, a name in `test.csv`, or `None`.
+        data: A `Dataset`.
+        number: Integer, the class of which to take one where none is asked
+            for, and
+        seed: which one.
+    """
+    if asked is None:
+        return example(data, number, seed)
+    names = data.test_names or []
+    if asked in names:
+        return data.test_picture(names.index(asked))
+    if not os.path.exists(asked):
+        raise UserError(
+            "--picture expects a file, or a name of the column file in "
+            f"test.csv, got {asked!r}, which is neither"
+        )
+    pictures, unreadable, _ = read_pictures([asked], data.input_shape)
+    if unreadable:
+        raise UserError(
+            f"--picture expects a picture, got {unreadable[0]}: take another"
+        )
+    return pictures[0][1]

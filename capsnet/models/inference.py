@@ -96,7 +96,9 @@ class Watch(keras.callbacks.Callback):
         self.line, self.steps = StatusLine(), steps
 
     def on_predict_batch_end(self, batch, logs=None):
-        self.line.show(f"{100 * (batch + 1) // self.steps} % of the pictures")
+        if self.steps > 1:
+            done = 100 * (batch + 1) // self.steps
+            self.line.show(f"{done} % of the pictures")
 
 
 def longest(lengths, counts):

@@ -36,7 +36,7 @@ TEST = PICTURES | {"routings", "conv", "dtype_policy", "jit_compile"}
 TEST |= {"testing", "weights", "save_dir", "skip_unreadable", "seed", "invert"}
 EFFECTIVE = {
     "-t": TEST | {"digit", "affine"},
-    "--digit": TEST | {"digit"},
+    "--digit": TEST | {"digit", "picture"},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"}
     | {"invert"},
     "--export": {"export", "weights"},

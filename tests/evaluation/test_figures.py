@@ -1,5 +1,6 @@
 """Tests of figures.py. What is drawn is read off matplotlib's figures."""
 
+import csv
 import os
 import time
 
@@ -77,7 +78,8 @@ def test_worst_mistakes_and_50_pictures_are_drawn(
     order = sorted(wrong, key=lambda i: -lengths[i].max())[:50]
     axes = [axis for axis in mistakes.axes if axis.get_images()]
     assert [axis.get_title().replace("\n", " ") for axis in axes] == [
-        f"{NAMES[data.y_test[i]]} -> {NAMES[lengths[i].argmax()]}"
+        f"{NAMES[data.y_test[i]]} -> {NAMES[lengths[i].argmax()]} "
+        f"{lengths[i].max():.2f}, {i}"
         for i in order
     ]
     drawn = [(axis, [real[i], made[i]], 2) for axis, i in zip(axes, order)]
@@ -89,6 +91,24 @@ def test_worst_mistakes_and_50_pictures_are_drawn(
         expected = utils.combine_images(pictures, columns).squeeze()
         found = axis.get_images()[0].get_array().astype(int)
         np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_table_has_a_row_for_each_picture(models, tmp_path):
+    data, lengths = mislabelled(models[1], 20, (3, 5))
+    data.test_names = [f"cat/{i}.png" for i in range(20)]
+    mean = capsulenet.test([models[1]] * 2, data, str(tmp_path))
+    with open(tmp_path / "test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == data.test_names
+    wrong = [row for row in rows if row["true"] != row["class"]]
+    assert [row["file"] for row in wrong] == ["cat/3.png", "cat/5.png"]
+    assert mean["mistakes"] == 2
+    for row, true, length in zip(rows, data.y_test, lengths):
+        second, first = np.argsort(length)[-2:]
+        named = row["true"], row["class"], row["runner_up"]
+        assert named == (NAMES[true], NAMES[first], NAMES[second])
+        found = float(row["length"]), float(row["runner_up_length"])
+        np.testing.assert_allclose(found, length[[first, second]], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", (1, 3, 49, 50, 51, 200, 10_000))
