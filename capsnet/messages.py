@@ -136,6 +136,28 @@ class StatusLine:
             self.width = 0
 
 
+class Hush:
+    """Keeps from the screen what libraries print while they are imported.
+
+    TensorFlow tells of a GPU that is not there, for instance. Only what is
+    written past Python is kept back; errors of Python's are shown.
+    """
+
+    screen = None
+
+    def begin(self):
+        self.screen = os.dup(2)
+        # Python's own stream goes on to the screen.
+        sys.stderr = open(
+            self.screen, "w", 1, sys.stderr.encoding, "backslashreplace"
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def end(self):
+        if self.screen is not None:
+            os.dup2(self.screen, 2)
+
+
 class Unread(io.FileIO):
     """A stream that nobody has to read: `head` may close it."""
 

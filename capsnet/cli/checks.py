@@ -14,6 +14,7 @@ from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
 from capsnet.files import PAIRS
 from capsnet.messages import (
+    Hush,
     UserError,
     backend,
     fail,
@@ -58,13 +59,15 @@ KERAS_JSON = {
     "image_data_format": ("channels_last", "channels_first"),
 }
 OLDEST_PYTHON = (3, 11)
+HUSH = Hush()
 
 
 def start(description, multi_gpu=False):
     """Parses a script's command line, before it imports what takes seconds.
 
     Meanwhile Ctrl-C ends the process with one line and status 130, whatever
-    the libraries make of it while they are imported.
+    the libraries make of it while they are imported. What TensorFlow's C++
+    prints then is kept from the screen, and what it logs later.
     """
     if sys.version_info < OLDEST_PYTHON:
         needed = ".".join(map(str, OLDEST_PYTHON))
@@ -72,11 +75,13 @@ def start(description, multi_gpu=False):
         sys.exit(fail(f"expected Python {needed} or newer, got {found}", 2))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
-    # Hides TensorFlow's notes in the middle of a training; its errors, and
-    # what it says when it is imported, are shown.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Errors reach the user as exceptions; what remains are notes, and a
+    # line on each device that is not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     outlive_reader()
-    return parse_args(description=description, multi_gpu=multi_gpu)
+    args = parse_args(description=description, multi_gpu=multi_gpu)
+    HUSH.begin()
+    return args
 
 
 def end(*_):
@@ -99,6 +104,7 @@ def started():
 
     if signal.getsignal(signal.SIGINT) is end:
         signal.signal(signal.SIGINT, interrupt)
+    HUSH.end()
 
 
 def parse_args(argv=None, description="", multi_gpu=False):

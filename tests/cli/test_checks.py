@@ -312,6 +312,18 @@ def test_older_python_is_told_before_all_else():
         ast.parse((ROOT / path).read_text(), feature_version=(3, 8))
 
 
+def test_libraries_print_nothing_while_they_are_imported():
+    code = (
+        "import os, sys; from capsnet.cli import checks; checks.start(''); "
+        "os.write(2, b'noise '); print('said', file=sys.stderr); "
+        "checks.started(); os.write(2, b'heard'); 1 / 0"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stderr.startswith("said\nheardTraceback")
+
+
 def test_interrupted_import_is_one_line_and_status_130(tmp_path):
     fake = tmp_path / "keras.py"
     fake.write_text("import time; print('here', flush=True); time.sleep(60)")
