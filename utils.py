@@ -98,10 +98,10 @@ def draw_manipulations(image, images, values, title, path):
     grid = combine_images(
         images.reshape(-1, height, width, channels), columns, gap=0
     )
-    tall = 6.0 * grid.shape[0] / grid.shape[1]
+    tall = 5.4 * grid.shape[0] / grid.shape[1]  # Labels take the rest.
     figure, (above, axis) = plt.subplots(
         2,
-        figsize=(6.0, tall + 2.0),
+        figsize=(6.0, tall + 1.9),
         height_ratios=(0.7, tall),
         dpi=120,
     )

@@ -205,8 +205,8 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
     names = [shorten(name, 18) for name in names]
     files = data.test_names or list(map(str, range(len(lengths))))
     titles = [
-        f"{names[data.y_test[index]]} -> {names[predicted[index]]} "
-        f"{lengths[index].max():.2f}, {shorten(basename(files[index]), 18)}"
+        f"{shorten(basename(files[index]), 18)}: {names[data.y_test[index]]} "
+        f"-> {names[predicted[index]]} ({lengths[index].max():.2f})"
         for index in worst
     ]
     path = os.path.join(save_dir, "mistakes.png")
