@@ -170,6 +170,8 @@ def run_testing(task, script):
     models, data, records = loading.load_for_testing(
         task.weights, task.asked, script.build
     )
+    for note in data.notes:
+        print(note)
     manipulate_model = models[0][2]
     if task.digit is not None:
         if manipulate_model is None:
