@@ -96,14 +96,8 @@ def run_training(task, script, scope, replicas):
         print(printable(note))
     digest = data.digest()
     telling.tell_changed(task, digest)
-    validation, class_weight = data.validation, None
-    if task.val_fraction:
-        if validation:
-            raise UserError(
-                "--val_fraction is for data without a validation part, and "
-                f"{data.name!r} has one: leave it out"
-            )
-        data, *validation = hold_out(data, task.val_fraction, task.seed)
+    data, validation = held_out(task, data)
+    class_weight = None
     n_class = len(data.class_names)
     if task.balanced:
         if data.labels == "several":
@@ -141,6 +135,22 @@ def run_training(task, script, scope, replicas):
     telling.tell_result(task, data, record)
 
 
+def held_out(task, data):
+    """The data without what is held out of them, and that, or `None`."""
+    resumed = task.arguments["resumed"]
+    if task.val_fraction:
+        if data.validation and not resumed:
+            raise UserError(
+                "--val_fraction is for data without a validation part, and "
+                f"{data.name!r} has one: leave it out"
+            )
+        data, *validation = hold_out(data, task.val_fraction, task.seed)
+        return data, validation
+    # A run of before has not looked at the validation part.
+    is_old = resumed and "best" not in resumed
+    return data, None if is_old else data.validation
+
+
 def record_of(task, data, batch_size, train_model):
     """What `run.json` and the model file will say of a training."""
     n_class = len(data.class_names)
@@ -165,6 +175,8 @@ def run_testing(task, script):
     models, data, records = loading.load_for_testing(
         task.weights, task.asked, script.build
     )
+    for note in data.notes:
+        print(note)
     manipulate_model = models[0][2]
     if task.digit is not None:
         if manipulate_model is None:

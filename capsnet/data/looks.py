@@ -38,6 +38,20 @@ def border_figures(x):
     return [float(found.mean()), float(found.std())]
 
 
+def border_of(record):
+    """Mean and deviation of the borders that a model was trained on.
+
+    `None` where there are no figures, or where they tell nothing.
+    """
+    name = split_pairs(str(record.get("flags", {}).get("dataset")))[1]
+    try:
+        mean, deviation = record.get("border") or KNOWN_BORDERS[name]
+        is_clear = abs(mean - 0.5) >= CLEARLY and deviation <= ALIKE
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (mean, deviation) if is_clear else None
+
+
 def unlike(x, record):
     """Which pictures are light around where a model's were dark, or dark.
 
@@ -48,31 +62,29 @@ def unlike(x, record):
     Returns:
         Booleans of shape `(n,)`.
     """
-    name = split_pairs(str(record.get("flags", {}).get("dataset")))[1]
-    try:
-        mean, deviation = record.get("border") or KNOWN_BORDERS[name]
-        is_clear = abs(mean - 0.5) >= CLEARLY and deviation <= ALIKE
-    except (KeyError, TypeError, ValueError):  # No figures.
-        is_clear = False
-    if not is_clear:
+    border = border_of(record)
+    if border is None:
         return np.zeros(len(x), bool)
-    return (borders(x) > 0.5) != (mean > 0.5)
+    return (borders(x) > 0.5) != (border[0] > 0.5)
 
 
-def note_unlike(names, total, inverted):
+def note_unlike(count, total, record, inverted, names=()):
     """A note in a list, or none, on pictures that look inverted.
 
     Args:
-        names: What they are called, or how many they are.
-        total: Of how many.
+        count, total: How many are `unlike`, and of how many.
+        record: The model's record.
         inverted: Whether `--invert` was given.
+        names: What they are called.
     """
-    count = names if isinstance(names, int) else len(names)
     if not count:
         return []
-    which = "" if isinstance(names, int) else f" ({listed(names)})"
+    looks = ["dark on light", "light on dark"]
+    if border_of(record)[0] > 0.5:
+        looks.reverse()
+    which = f" ({listed(names)})" if names else ""
     remedy = "leave out --invert" if inverted else "--invert turns them"
     return [
-        "Light where the training pictures are dark, or dark where they are "
-        f"light: {count} of {counted(total, 'picture')}{which}; {remedy}"
+        f"{looks[0].capitalize()}, where the training pictures are {looks[1]}: "
+        f"{count} of {counted(total, 'picture')}{which}; {remedy}"
     ]

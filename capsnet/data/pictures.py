@@ -128,7 +128,10 @@ def adapt(x, image_size, grayscale):
     if x.shape[1:] == shape:
         return x
     require_memory(len(x) * math.prod(shape))
-    return np.stack([convert(pixels, shape[:2], shape[2]) for pixels in x])
+    adapted = np.empty((len(x), *shape), np.uint8)
+    for place, pixels in zip(adapted, x):
+        place[:] = convert(pixels, shape[:2], shape[2])
+    return adapted
 
 
 def _eight_bit(picture):

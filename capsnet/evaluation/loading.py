@@ -8,7 +8,6 @@ import dataclasses
 import os
 
 import keras
-import numpy as np
 
 from capsnet.data import looks
 from capsnet.data.parts import TEST_FRACTION
@@ -213,13 +212,13 @@ def trained_elsewhere(records, data):
 
 def inverted(records, data, asked):
     """A line, or none, where the test pictures look inverted to a model."""
-    unlike = [looks.unlike(data.x_test, record) for record in records.values()]
-    count = int(np.any(unlike, axis=0).sum())
-    # Some are like that anywhere.
-    if 2 * count > len(data.x_test):
-        yield from looks.note_unlike(
-            count, len(data.x_test), asked.get("invert")
-        )
+    for record in records.values():
+        count = int(looks.unlike(data.x_test, record).sum())
+        # A few are like that in many sets.
+        if 2 * count > len(data.x_test):
+            total, invert = len(data.x_test), asked.get("invert")
+            return looks.note_unlike(count, total, record, invert)
+    return []
 
 
 def class_number(name, data):

@@ -146,7 +146,7 @@ def predict_files(
         size = f"{cross(input_shape[:2])} (height x width)"
         total = counted(len(rows), "picture")
         notes.append(f"Resized to {size}: {resized} of {total}")
-    notes += looks.note_unlike(unlike, len(rows), invert)
+    notes += looks.note_unlike(len(unlike), len(rows), record, invert, unlike)
     if unreadable:
         left_out = f"{len(unreadable)} ({listed(unreadable)})"
         notes.append(f"Left out, cannot be read: {left_out}")

@@ -60,6 +60,25 @@ def test_a_folder_of_pictures_from_the_flags_to_the_test(tmp_path):
     assert done.status == 0, done.err
 
 
+def test_a_validation_part_chooses_the_epoch(tmp_path):
+    """As held-out training pictures do; the test part chooses nothing."""
+    parts = ("Train", "val", "Test")
+    folder = write_folder(tmp_path / "own", {"cat": 4, "dog": 4}, parts=parts)
+    argv = ("--dataset", folder, "--save_dir", tmp_path / "run", *SMALL)
+    done = run(*argv)
+    assert done.status == 0, done.err
+    assert "8 validation pictures: cat 4, dog 4\n" in done.out
+    assert "Training on 8 pictures" in done.out
+    log = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert "val_capsnet_accuracy" in log[0] and len(log) == 2
+    state = (tmp_path / "run" / "checkpoint" / "state.json").read_text()
+    assert json.loads(state)["best"]["epoch"] == 1
+    # The validation part is not tested.
+    model_path = tmp_path / "run" / "trained_model.keras"
+    done = run("-t", "-w", model_path, "--save_dir", tmp_path)
+    assert done.status == 0 and "of 8)" in done.out, done.err
+
+
 def test_one_level_of_classes_in_grey(tmp_path):
     folder = write_folder(tmp_path / "own", {"cat": 8, "dog": 6}, parts=("",))
     save_dir = tmp_path / "run"

@@ -55,6 +55,8 @@ def table_of(out):
         [line[a:b].strip() for a, b in zip(starts, [*starts[1:], None])]
         for line in lines
     ]
+    for row in rows:
+        row[-1] = row[-1].removesuffix("unsure").strip()
     return [row for row in rows if row[1] in NAMES and row[3] in NAMES]
 
 
@@ -177,7 +179,7 @@ def test_all_unreadable_files_are_named_and_nothing_is_predicted(
 
     rows, done = predicted(named[0], *files, "--skip_unreadable")
     assert [row[0] for row in rows] == good
-    line = f"Left out, cannot be read: 2 ({cut}, {empty})"
+    line = f"Left out, cannot be read: 2 ({cut}, {empty}: an empty file)"
     assert done.out.splitlines()[-1] == line
 
     argv = cut, empty, "--skip_unreadable", "-w", named[0]
@@ -189,6 +191,32 @@ def test_all_unreadable_files_are_named_and_nothing_is_predicted(
     (tmp_path / "none").mkdir()
     message = message_of(run("--predict", tmp_path / "none", "-w", named[0]))
     assert str(tmp_path / "none") in message
+
+
+def test_short_capsules_are_called_unsure(named, tmp_path):
+    path, model = named
+    x = np.concatenate([bars(3, SHAPE, seed=3)[0], np.zeros((1, *SHAPE))])
+    files = [write(tmp_path / f"{i}.png", x[i]) for i in range(4)]
+    lines = predicted(path, *files)[1].out.splitlines()[1:]
+    longest = lengths_of(model, x).max(-1)
+    assert min(longest) < 0.5 < max(longest)
+    for line, length in zip(lines, longest):
+        assert line.endswith(" unsure") == (length < 0.5)
+
+
+def test_dark_on_light_is_noted_and_turned(named, tmp_path):
+    path = str(tmp_path / "dark.keras")
+    record = {"class_names": NAMES, "border": [0.1, 0.05]}
+    save_model(named[1], path, record)
+    x, _ = bars(2, SHAPE, seed=3)
+    slate = write(tmp_path / "slate.png", x[0])
+    paper = write(tmp_path / "paper.png", 255 - x[0])
+    rows, done = predicted(path, slate, paper)
+    assert f"1 of 2 pictures ({paper}); --invert turns them" in done.out
+    turned, done = predicted(path, paper, "--invert")
+    assert turned[0][1:] == rows[0][1:] and "Dark on light" not in done.out
+    done = predicted(path, slate, "--invert")[1]
+    assert f"1 of 1 picture ({slate}); leave out --invert" in done.out
 
 
 def test_csv_and_picture_are_written_where_save_dir_says(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import write_bars
 from running import command, contents, message_of, run, train
+from samples import write_folder
 
 from capsnet import devices
 from capsnet.files import locked
@@ -94,10 +95,10 @@ mnist                           unrecognized arguments: mnist
 --dataset emnist                received 'emnist': check the name or the path
 --dataset ''                    received '': check the name or the path
 --dataset missing.npz           'missing.npz': check the name or the path
---dataset text.h5               'text.h5': check the name or the path
+--dataset text.h5               an .npz or .csv file, received 'text.h5'
 --dataset text.npz              'text.npz', which is broken: copy or write
 --dataset one_hot.npz           received shapes (40, 3) and (12,)
---dataset tiny.npz --test_fraction 0.2   class folders only
+--dataset tiny.npz --test_fraction 0.2   data that have no test part
 --dataset tiny.npz --val_fraction 0.01   choose another fraction
 --dataset tiny.npz --image_size 3 3      --image_size
 --dataset small.npz --model capsnet      of at least 12x12 pixels
@@ -105,6 +106,9 @@ mnist                           unrecognized arguments: mnist
 --dataset tiny.npz -w text.keras         cannot load 'text.keras'
 --dataset tiny.npz -w text.h5   cannot load weights from 'text.h5'
 --dataset broken_idx            which is broken or something else: copy it
+--dataset three --val_fraction 0.1       and 'three' has one: leave it out
+--dataset flat                  sort them into train/CLASS/
+--dataset three --invert        no effect without --predict or -t
 --dataset unreadable            2 of 2 that cannot be read
 -t -w text.keras                cannot load 'text.keras'; expected a model
 -t -w flags.keras               cannot read the record in 'flags.keras'
@@ -123,6 +127,9 @@ def inputs(tmp_path_factory):
     for path, content in (
         *((name, "text") for name in ("text.keras", "text.h5", "text.npz")),
         ("broken_idx/train-images-idx3-ubyte", "text"),
+        ("broken_idx/train-labels-idx1-ubyte", "text"),
+        ("broken_idx/t10k-images-idx3-ubyte", "text"),
+        ("broken_idx/t10k-labels-idx1-ubyte", "text"),
         ("unreadable/a/0.png", "no picture"),
         ("unreadable/b/0.png", ""),
         # Checkpoints that cannot be gone on with.
@@ -133,6 +140,11 @@ def inputs(tmp_path_factory):
     ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(content)
+    names = [
+        f"{part}/{name}" for part in ("train", "val", "test") for name in "ab"
+    ]
+    write_folder(folder / "three", dict.fromkeys(names, 2))
+    write_folder(folder / "flat", {"train": 2, "test": 2})
     inputs = keras.layers.Input((3,))
     model = keras.Sequential([inputs, keras.layers.Dense(2)])
     model.save(folder / "flags.keras")

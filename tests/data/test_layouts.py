@@ -154,6 +154,15 @@ def test_what_is_left_out_is_counted(tmp_path):
     ]
 
 
+def test_tables_beside_pictures_only_tell_of_them(tmp_path):
+    write_folder(tmp_path, parts("Train", "Test"))
+    for name in ("Train.csv", "Test.csv"):
+        (tmp_path / name).write_text("Width,Height,ClassId,Path\n")
+    dataset = load(tmp_path)
+    assert counts(dataset) == {"a": (5, 2), "b": (5, 2)}
+    assert dataset.notes[0] == "Left out: 2 .csv files"
+
+
 def test_linked_folders_are_read(tmp_path):
     write_folder(tmp_path / "own", {"a": 5, "b": 2})
     write_folder(tmp_path, {"elsewhere": 3, "other": 5})

@@ -1,5 +1,6 @@
 """Names and paths to data sets; held-out pictures; the real data sets."""
 
+import gzip
 import math
 
 import keras
@@ -11,12 +12,14 @@ from samples import (
     PARTS,
     arrays,
     message_of,
+    peak_memory,
     random_pictures,
     write_folder,
     write_idx,
     write_npz,
 )
 
+from capsnet import devices
 from capsnet.cli.resuming import NAMED_DATASETS
 from capsnet.data.sources import BUILT_IN, Dataset, hold_out, load, reorder
 
@@ -154,6 +157,44 @@ def test_pictures_that_do_not_fit_in_memory_are_called_so(tmp_path):
     path = write_npz(tmp_path / "set.npz")
     message = message_of(load, path, image_size=(2**30, 2**25))
     assert "fit in memory" in message and "--image_size" in message
+
+
+@pytest.fixture
+def little_memory(tmp_path_factory, monkeypatch):
+    """A container with a megabyte."""
+    limit = tmp_path_factory.mktemp("group") / "memory.max"
+    limit.write_text("1000000")
+    monkeypatch.setattr(devices, "MEMORY_LIMITS", (str(limit),))
+
+
+BLANK = np.full((2000, 64, 64), 200, np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "idx", "pictures", "size"])
+def test_what_unfolds_to_more_than_the_memory_is_refused_before(
+    tmp_path, little_memory, kind
+):
+    """Eight megabytes, in a few thousand bytes where they are packed."""
+    asked = {}
+    values = {**arrays(), "x_train": BLANK, "y_train": np.arange(2000) % 2}
+    if kind == "npz":
+        path = write_npz(tmp_path / "set.npz", compressed=True, **values)
+    elif kind == "npy":
+        path = tmp_path
+        for key, value in values.items():
+            np.save(path / key, value)
+    elif kind == "idx":
+        values["x_test"] = BLANK[:4]
+        path = write_idx(tmp_path, values, pack=gzip.compress)
+    else:
+        path = write_folder(tmp_path, {"a": 20, "b": 20})
+        asked["image_size"] = (200, 200)
+    if kind == "pictures":
+        asked = {}
+        for file in tmp_path.rglob("*.png"):
+            Image.fromarray(BLANK[0]).resize((200, 200)).save(file)
+    assert "fit in memory" in message_of(load, path, **asked)
+    assert peak_memory(lambda: load(path, **asked)) < 2**21
 
 
 # Held-out pictures

@@ -206,6 +206,20 @@ def test_models_of_another_data_set_are_named():
     assert line == "n was trained on /x/y"
 
 
+def test_inverted_test_pictures_are_noted_and_turned(tmp_path):
+    path = write_bars(tmp_path / "own.npz")  # Their borders are dark.
+    plain = load_data({}, {"dataset": path})
+    turned = load_data({}, {"dataset": path, "invert": True})
+    np.testing.assert_array_equal(turned.x_test, 255 - plain.x_test)
+    records = {"a": {"border": [0.1, 0.05]}, "b": {}}
+    assert loading.inverted(records, plain, {}) == []
+    (line,) = loading.inverted(records, turned, {"invert": True})
+    assert "12 of 12 pictures; leave out --invert" in line
+    records["b"] = {"border": [0.9, 0.05]}
+    (line,) = loading.inverted(records, plain, {})
+    assert "12 of 12 pictures; --invert turns them" in line
+
+
 def test_class_is_chosen_by_name_or_else_by_number():
     data = classes("cat", "2", "1")
     for name, expected in (("cat", 0), ("2", 1), ("1", 2), ("0", 0)):
