@@ -258,7 +258,7 @@ def train(
         UserError: If the checkpoint does not fit, or a file fails.
     """
     train_model, eval_model, _ = models
-    record = dict(record or {})
+    record = {**data.record(), **(record or {})}
     common = {
         "batch_size": batch_size,
         "replicas": replicas,

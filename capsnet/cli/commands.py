@@ -157,10 +157,7 @@ def record_of(task, data, batch_size, train_model):
     steps = steps_per_epoch(len(data.x_train), batch_size)
     return {
         "flags": task.flags,
-        "class_names": data.class_names,
-        "labels": data.labels,
-        "input_shape": list(data.input_shape),
-        "input_range": [0.0, 1.0],
+        **data.record(),
         "border": border_figures(data.x_train),
         "batch_size": batch_size,
         "lam_recon": task.lam_recon(data.target_shape, n_class),

@@ -47,6 +47,15 @@ class Dataset:
         """The shape of what its decoder is to draw: both pictures of a pair."""
         return (2, *self.input_shape) if self.pairs else self.input_shape
 
+    def record(self):
+        """What a model's record says of the pictures that it is made for."""
+        return {
+            "class_names": self.class_names,
+            "labels": self.labels,
+            "input_shape": list(self.input_shape),
+            "input_range": [0.0, 1.0],
+        }
+
     def training_batches(self, augment, seed, class_weight=None, **common):
         """The training part, in each epoch anew.
 
