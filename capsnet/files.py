@@ -25,13 +25,14 @@ CHECKPOINT = "checkpoint"
 PAIRS = "pairs:"
 AUGMENTED = "augment.png"
 AFFINE = "affine.png"
+EXPLORED = "explore.html"
 STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
 OF_RUN = (STATE, RECORD, PLOT, "tensorboard/*/events.out.tfevents.*")
 # All that a test writes, whatever its models; --digit adds its own.
 TEST_FILES = "test.json confusion.png mistakes.png real_and_recon.png".split()
 # What tells of a model what it does.
-OF_MODEL = [*TEST_FILES, AFFINE, "manipulate-*.png"]
+OF_MODEL = [*TEST_FILES, AFFINE, EXPLORED, "manipulate-*.png"]
 OF_MODEL += ["predictions.csv", "predictions.png"]
 # All that may be left half written; nothing else is ours to remove.
 WRITTEN = (MODEL, RECORD, LOG, PLOT, "epoch-*.weights.h5", "state.json")

@@ -24,8 +24,8 @@ SCREEN = {
         "testing weights",
     ),
     "look": (
-        "capsulenet.py --digit 5 -w result/mnist/v4.keras --dataset digits",
-        "digit",
+        "capsulenet.py --explore -w result/mnist/v4.keras --dataset digits",
+        "explore digit",
     ),
     "use": (
         "capsulenet.py --predict PICTURE -w result/mnist/v4.keras",
@@ -92,6 +92,7 @@ resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
 affine: with -t, test also on turned, slanted, scaled and moved pictures
 digit: draw what each dimension of a class's capsule does
+explore: write a page in which one turns the dimensions of a capsule
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
 show_augment: draw some training pictures as --augment changes them
@@ -191,6 +192,7 @@ def add_task_options(group):
     add("-t", "--testing", False)
     add("--affine", False)
     add("--digit", None, metavar="CLASS")
+    add("--explore", False)
     add("--predict", None, nargs="+", metavar="FILE|FOLDER")
     add("--export", None, metavar="DIR|FILE.keras")
     add("--show_augment", False)

@@ -7,7 +7,14 @@ import re
 import numpy as np
 
 import utils
-from capsnet.files import AFFINE, TEST_FILES, remove, whole_file, write_json
+from capsnet.files import (
+    AFFINE,
+    EXPLORED,
+    TEST_FILES,
+    remove,
+    whole_file,
+    write_json,
+)
 from capsnet.messages import shorten
 from capsnet.models.inference import lengths_model, predict
 
@@ -18,8 +25,8 @@ SHOWN = 50
 def replace_test(save_dir, counts):
     """Writes `test.json`, and removes the pictures of an earlier test.
 
-    None of it must pass for the new one's. The pictures of `--digit` stay if
-    the files in `counts["weights"]` begin with the same model.
+    None of it must pass for the new one's. Those of `--digit` and `--explore`
+    stay if the files in `counts["weights"]` begin with the same model.
     """
     path = os.path.join(save_dir, TEST_FILES[0])
     try:
@@ -29,7 +36,7 @@ def replace_test(save_dir, counts):
         is_newer = os.path.getmtime(path) >= os.path.getmtime(tested)
     except (OSError, ValueError, LookupError, TypeError):
         is_same = is_newer = False  # No test, or it does not tell of what.
-    drawn = [] if is_same and is_newer else ["manipulate-*.png"]
+    drawn = [] if is_same and is_newer else ["manipulate-*.png", EXPLORED]
     write_json(path, counts)
     remove(save_dir, (*TEST_FILES[1:], AFFINE, *drawn))
 
