@@ -7,6 +7,8 @@ const Drawing = (() => {
   const PEN = 2.3 / 28; // About as thick as MNIST's.
   const FINE = 8; // Pixels of the canvas for one of the picture's.
   const LARGEST = 4; // A dot is not blown up to the whole box.
+  const SIDE = 280; // The width of the field, in pixels of its own.
+  const PAUSE = 100; // Milliseconds between two readings of a drawing.
 
   // Strokes are lists of points [x, y], in pixels of a field.
   function extent(strokes, axis) {
@@ -14,6 +16,17 @@ const Drawing = (() => {
     const least = Math.min(...places);
     const most = Math.max(...places);
     return { size: most - least, middle: (least + most) / 2 };
+  }
+
+  function trace(context, strokes, placed) {
+    for (const stroke of strokes) {
+      context.beginPath();
+      // A dot is a line to itself.
+      for (const point of [stroke[0], ...stroke]) {
+        context.lineTo(...placed(point));
+      }
+      context.stroke();
+    }
   }
 
   // The strokes on a black canvas, their `middle` moved to `centre`.
@@ -26,17 +39,12 @@ const Drawing = (() => {
     context.strokeStyle = "white";
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = PEN * Math.min(height, width) * FINE;
-    for (const stroke of strokes) {
-      context.beginPath();
-      // A dot is a line to itself.
-      for (const [x, y] of [stroke[0], ...stroke]) {
-        context.lineTo(
-          ((x - middle[0]) * scale + centre[0]) * FINE,
-          ((y - middle[1]) * scale + centre[1]) * FINE,
-        );
-      }
-      context.stroke();
-    }
+    trace(context, strokes, (point) =>
+      point.map((place, axis) => {
+        const moved = (place - middle[axis]) * scale + centre[axis];
+        return moved * FINE;
+      }),
+    );
     return context.getImageData(0, 0, canvas.width, canvas.height).data;
   }
 
@@ -86,5 +94,59 @@ const Drawing = (() => {
     return averaged(inked(strokes, scale, middle, moved, size), size);
   }
 
-  return { pictureOf };
+  // A field to draw in: `read` gets the pixels, now and then and at the end.
+  function makeField(field, clear, size, read) {
+    const [height, width] = size;
+    let strokes = [];
+    let waiting = 0;
+    field.width = SIDE;
+    field.height = Math.round((SIDE * height) / width);
+
+    function show() {
+      const context = field.getContext("2d");
+      context.fillRect(0, 0, field.width, field.height);
+      context.strokeStyle = "white";
+      context.lineCap = context.lineJoin = "round";
+      context.lineWidth = PEN * Math.min(field.width, field.height);
+      trace(context, strokes, (point) => point);
+    }
+
+    function placeOf(event) {
+      const box = field.getBoundingClientRect();
+      const scale = field.width / box.width;
+      return [
+        (event.clientX - box.left) * scale,
+        (event.clientY - box.top) * scale,
+      ];
+    }
+
+    function finish() {
+      clearTimeout(waiting);
+      waiting = 0;
+      if (strokes.length > 0) {
+        read(pictureOf(strokes, size, width / SIDE));
+      }
+    }
+
+    field.addEventListener("pointerdown", (event) => {
+      field.setPointerCapture(event.pointerId);
+      strokes.push([placeOf(event)]);
+      show();
+    });
+    field.addEventListener("pointermove", (event) => {
+      if (field.hasPointerCapture(event.pointerId)) {
+        strokes.at(-1).push(placeOf(event));
+        show();
+        waiting ||= setTimeout(finish, PAUSE);
+      }
+    });
+    field.addEventListener("pointerup", finish);
+    clear.addEventListener("click", () => {
+      strokes = [];
+      show();
+    });
+    show();
+  }
+
+  return { makeField };
 })();

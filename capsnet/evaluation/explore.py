@@ -1,10 +1,9 @@
 """A page in which one turns the dimensions of a capsule: one HTML file.
 
-`explore.html`, `explore.css`, `network.js`, `drawing.js` and `explore.js`
-beside this file are its sources. What belongs to a model goes in as one block
-of JSON: the decoder's weights in 8 bits, some pictures of the test and their
-capsules, what is usual in each dimension, and a small network's encoder in 16
-bits.
+`explore.html`, `explore.css` and `SCRIPTS` beside this file are its sources.
+What belongs to a model goes in as one block of JSON: the decoder's weights in
+8 bits, some pictures of the test and their capsules, what is usual in each
+dimension, and a small network's encoder in 16 bits.
 """
 
 import json
@@ -28,6 +27,8 @@ from capsnet.models.inference import (
 )
 
 SOURCES = Path(__file__).parent
+# Each uses those before it.
+SCRIPTS = ("network.js", "canvas.js", "drawing.js", "pad.js", "explore.js")
 # Pictures that are answered rightly, over all classes, and mistakes.
 RIGHT, MISTAKES = 30, 10
 
@@ -48,21 +49,23 @@ def write_page(eval_model, data, weights, save_dir):
         UserError: If the decoder has other layers than dense ones.
     """
     content = content_of(eval_model, data, os.path.basename(weights))
-    sources = {
-        name: (SOURCES / file).read_text(encoding="utf-8")
-        for name, file in (
-            ("style", "explore.css"),
-            ("network", "network.js"),
-            ("drawing", "drawing.js"),
-            ("explore", "explore.js"),
-        )
-    }
-    page = (SOURCES / "explore.html").read_text(encoding="utf-8")
-    # No name in it can end the block: "<" is written as JSON may write it.
-    sources["content"] = json.dumps(content).replace("<", "\\u003c")
     path = os.path.join(save_dir, EXPLORED)
-    write_text(path, string.Template(page).substitute(sources))
+    write_text(path, page(content))
     return path
+
+
+def page(content):
+    """The sources and a dictionary as one HTML document."""
+
+    def source(name):
+        return (SOURCES / name).read_text(encoding="utf-8")
+
+    return string.Template(source("explore.html")).substitute(
+        style=source("explore.css"),
+        # No name in it can end the block: JSON may write "<" like this.
+        content=json.dumps(content).replace("<", "\\u003c"),
+        scripts="\n".join(map(source, SCRIPTS)),
+    )
 
 
 def content_of(eval_model, data, model_name):

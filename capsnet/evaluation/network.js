@@ -181,7 +181,9 @@ const Network = (() => {
   function routing(layer) {
     const { outputs: count, inputs: inputCount, dimensions } = layer;
     const kernel = weightsOf(layer.kernel); // (outputs, inputs, dimensions, below)
-    const bias = layer.bias && floatsOf(layer.bias);
+    const bias = layer.bias
+      ? floatsOf(layer.bias)
+      : new Float32Array(count * dimensions);
     const prior = layer.prior && floatsOf(layer.prior);
 
     function votesOf(inputs) {
@@ -238,7 +240,7 @@ const Network = (() => {
     function outputsOf(votes, shares) {
       const capsules = sums(votes, shares);
       capsules.forEach((capsule, output) => {
-        for (let d = 0; bias && d < dimensions; d += 1) {
+        for (let d = 0; d < dimensions; d += 1) {
           capsule[d] += bias[output * dimensions + d];
         }
         squash(capsule, layer.squash);

@@ -74,7 +74,7 @@ def encoder_of(eval_model):
     if size > LARGEST_ENCODER:
         return None, (
             f"This model’s encoder has {size / 1e6:.1f} million weights, too "
-            "many for a page. That of --model efficient fits in."
+            "many for a page. The small network’s would fit in."
         )
     layers = encoder_layers(eval_model)
     if layers is None:
