@@ -137,7 +137,7 @@ def lively(model):
     generator = np.random.default_rng(0)
     for layer in model.layers:
         if hasattr(layer, "moving_mean"):
-            count = len(layer.gamma)
+            (count,) = layer.gamma.shape
             draws = generator.uniform(0.3, 1.5, (4, count))
             layer.set_weights([draws[0], draws[1] - 1, draws[2] - 1, draws[3]])
         if layer.name == "digitcaps":

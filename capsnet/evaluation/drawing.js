@@ -104,7 +104,14 @@ const Drawing = (() => {
 
     function show() {
       const context = field.getContext("2d");
+      context.fillStyle = "black";
       context.fillRect(0, 0, field.width, field.height);
+      if (strokes.length === 0) {
+        context.fillStyle = "#9a9a9a";
+        context.font = "16px sans-serif";
+        context.textAlign = "center";
+        context.fillText("Draw here", field.width / 2, field.height / 2);
+      }
       context.strokeStyle = "white";
       context.lineCap = context.lineJoin = "round";
       context.lineWidth = PEN * Math.min(field.width, field.height);

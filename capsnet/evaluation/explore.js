@@ -4,7 +4,8 @@
 
 (() => {
   const element = document.getElementById.bind(document);
-  const content = JSON.parse(element("content").textContent);
+  const { content, pictures, means, spreads } = Content;
+  const { capsuleOf, lengthsOf, namedIn, listed, described } = Content;
   const { names, shape, labels, dimensions } = content;
   const every = Array.from({ length: dimensions }, (_, d) => d);
   const STEP = 0.05; // Of an arrow key, and between two pictures of the strip.
@@ -13,9 +14,6 @@
 
   const decode = Network.decoderOf(content.decoder);
   const encode = content.encoder && Network.encoderOf(content.encoder, shape);
-  const means = Network.floatsOf(content.means);
-  const spreads = Network.floatsOf(content.spreads);
-  const pictures = readPictures();
 
   const state = {
     picture: null, // What is turned: {number, truth, pixels, capsules}.
@@ -27,54 +25,6 @@
     dimension: 0, // The one under the pointer.
     parts: [], // What the decoder draws, one picture for each colour.
   };
-
-  // ----- Pictures and capsules
-
-  function readPictures() {
-    const pixels = Network.bytesOf(content.pixels);
-    const capsules = Network.floatsOf(content.capsules);
-    const part = (array, number) => {
-      const size = array.length / content.truth.length;
-      return array.subarray(number * size, (number + 1) * size);
-    };
-    return content.truth.map((truth, number) => ({
-      number,
-      truth,
-      pixels: part(pixels, number),
-      capsules: part(capsules, number),
-    }));
-  }
-
-  function capsuleOf(capsules, number) {
-    return capsules.subarray(number * dimensions, (number + 1) * dimensions);
-  }
-
-  function lengthsOf(capsules) {
-    return names.map((_, c) => Network.lengthOf(capsuleOf(capsules, c)));
-  }
-
-  // The classes that lengths stand for: the longest, two, or all above 0.5.
-  function namedIn(capsules) {
-    const lengths = lengthsOf(capsules);
-    const order = names.map((_, c) => c);
-    order.sort((a, b) => lengths[b] - lengths[a] || a - b);
-    const above = order.filter((c) => lengths[c] > 0.5);
-    const count = { one: 1, pair: 2, several: above.length || 1 }[labels];
-    return order.slice(0, count);
-  }
-
-  function listed(classes) {
-    const sorted = classes.toSorted((a, b) => a - b);
-    return sorted.map((c) => names[c]).join(" + ") || "none";
-  }
-
-  // What a picture is and what it is taken for.
-  function described(picture) {
-    const answer = listed(namedIn(picture.capsules));
-    const truth = picture.truth && listed(picture.truth);
-    const isMistake = truth !== null && truth !== answer;
-    return { text: `${truth ?? "yours"}, read as ${answer}`, isMistake };
-  }
 
   // ----- What the decoder gets, and what it draws
 
@@ -483,11 +433,14 @@
   const bars = names.map(makeBar);
   const rows = every.map(makeSlider);
   const strip = Array.from({ length: 11 }, makeCell);
-  const pad = Pad.make(
-    element("pad"),
-    [element("pad-x"), element("pad-y")],
-    { dimensions, step: STEP, rangeOf, valueOf, turn, paintWith },
-  );
+  const pad = Pad.make(element("pad"), [element("pad-x"), element("pad-y")], {
+    dimensions,
+    step: STEP,
+    rangeOf,
+    valueOf,
+    turn,
+    paintWith,
+  });
   makeGallery(element("gallery"), choosePicture);
   makeGallery(element("blend-gallery"), chooseOther);
   if (encode) {
@@ -502,7 +455,8 @@
   element("bars-hint").textContent = {
     one: "Choose a class to turn its capsule.",
     pair: "The two longest are the two digits. Choose another for one of them.",
-    several: "All above 0.5 are named. Choose a class to turn its capsule, too.",
+    several:
+      "All above 0.5 are named. Choose a class to turn its capsule, too.",
   }[labels];
   document.body.dataset.labels = labels;
   document.body.style.setProperty("--aspect", shape[1] / shape[0]);

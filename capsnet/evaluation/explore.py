@@ -6,6 +6,7 @@ What belongs to a model goes in as one block of JSON: the decoder's weights in
 dimension, and a small network's encoder in 16 bits.
 """
 
+import collections
 import json
 import os
 import string
@@ -28,7 +29,9 @@ from capsnet.models.inference import (
 
 SOURCES = Path(__file__).parent
 # Each uses those before it.
-SCRIPTS = ("network.js", "canvas.js", "drawing.js", "pad.js", "explore.js")
+SCRIPTS = (
+    "network.js content.js canvas.js drawing.js pad.js explore.js"
+).split()
 # Pictures that are answered rightly, over all classes, and mistakes.
 RIGHT, MISTAKES = 30, 10
 
@@ -136,9 +139,15 @@ def choose(capsules, answers, labels):
         of_class = of_class[np.argsort(wrong[of_class], kind="stable")]
         others = [index for index in of_class if index not in chosen]
         chosen += others[: max(1, RIGHT // n_class)]
-    mistakes = confident_mistakes(lengths, answers, labels)
-    chosen += [index for index in mistakes if index not in chosen][:MISTAKES]
-    return chosen
+    # The surest of each class before the second surest.
+    mistakes, places = [], collections.Counter()
+    for index in confident_mistakes(lengths, answers, labels):
+        label = tuple(answers[index])
+        mistakes.append((places[label], index))
+        places[label] += 1
+    mistakes.sort(key=lambda mistake: mistake[0])
+    others = [index for _, index in mistakes if index not in chosen]
+    return chosen + others[:MISTAKES]
 
 
 def usual(capsules, answers):

@@ -117,7 +117,12 @@ const Network = (() => {
       if (layer.activation === "relu") {
         relu(outputs);
       }
-      return { values: outputs, height: rows, width: columns, channels: bias.length };
+      return {
+        values: outputs,
+        height: rows,
+        width: columns,
+        channels: bias.length,
+      };
     };
   }
 
@@ -223,7 +228,8 @@ const Network = (() => {
         for (let input = 0; input < inputCount; input += 1) {
           const start = (output * inputCount + input) * dimensions;
           for (let d = 0; d < dimensions; d += 1) {
-            found[input * count + output] += votes[start + d] * vectors[output][d];
+            found[input * count + output] +=
+              votes[start + d] * vectors[output][d];
           }
         }
       }

@@ -57,11 +57,11 @@ def test_some_pictures_of_each_class_and_the_surest_mistakes_are_shown(
     monkeypatch.setattr(explore, "RIGHT", 6)
     monkeypatch.setattr(explore, "MISTAKES", 2)
     named = [(1, 0.7), (0, 0.9), (1, 0.8), (2, 0.6), (0, 0.95), (0, 0.9)]
-    named += [(0, 0.9), (1, 0.9), (1, 0.9)]
-    labels = [0, 0, 0, 2, 1, 0, 0, 1, 1]
+    named += [(0, 0.9), (1, 0.9), (1, 0.9), (0, 0.92)]
+    labels = [0, 0, 0, 2, 1, 0, 0, 1, 1, 1]
     answers = np.eye(3, dtype=bool)[labels]
     chosen = explore.choose(capsules_named(named), answers, "one")
-    # Right ones first, two of each class; of mistakes the surest first.
+    # Right ones first, two of each class; then the surest mistake of each.
     assert chosen == [1, 5, 7, 8, 3, 4, 2]
 
 
