@@ -12,6 +12,9 @@ from selenium.webdriver.common.by import By
 
 from capsnet.data.datasets import Dataset
 
+# Of weights in 12 bits, read of a canvas in 8.
+NEAR = 4e-3
+
 
 class Page:
     """A page in the browser: what a person sees and does.
@@ -146,7 +149,7 @@ def lively(model):
                 prior = generator.uniform(-0.5, 0.5, layer.prior.shape)
                 layer.prior.assign(prior)
         if layer.name == "decoder":
-            layer.set_weights([3 * weight for weight in layer.get_weights()])
+            layer.set_weights([6 * weight for weight in layer.get_weights()])
     return model
 
 

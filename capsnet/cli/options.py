@@ -87,12 +87,12 @@ class_weight: balanced lets rare classes count more in the class loss: pictures
 ema: momentum of a moving average of the weights, which is tested and saved; its
   memory is at most a tenth of the run; 0 saves the weights themselves
 seed: seed of weights, order and shifts
-weights: the model, or several that vote; in training, where to start from
+weights: the model, several that vote, or where to start from
 resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
 affine: with -t, test also on turned, slanted, scaled and moved pictures
 digit: draw what each dimension of a class's capsule does
-explore: write a page in which one turns the dimensions of a capsule
+explore: write a page to turn a capsule's dimensions in
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
 show_augment: draw some training pictures as --augment changes them

@@ -1,9 +1,9 @@
 """A page in which one turns the dimensions of a capsule: one HTML file.
 
 `explore.html`, `explore.css` and `SCRIPTS` beside this file are its sources.
-What belongs to a model goes in as one block of JSON: the decoder's weights in
-8 bits, some pictures of the test and their capsules, what is usual in each
-dimension, and a small network's encoder in 16 bits.
+What belongs to a model goes in as one block of JSON: the decoder's weights,
+some pictures of the test and their capsules, what is usual in each dimension,
+and a small network's encoder.
 """
 
 import collections

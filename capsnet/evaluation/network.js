@@ -12,20 +12,15 @@ const Network = (() => {
     return new Float32Array(bytesOf(text).buffer);
   }
 
-  // Integers with a scale for each column become floats again.
+  // Integers of 12 bits with a scale for each column become floats again.
   function weightsOf(packed) {
-    const buffer = bytesOf(packed.integers).buffer;
-    const integers =
-      packed.bits === 8 ? new Int8Array(buffer) : new Int16Array(buffer);
+    const upper = new Int8Array(bytesOf(packed.upper).buffer);
+    const lower = bytesOf(packed.lower); // Two in a byte.
     const scales = floatsOf(packed.scales);
-    const columns = scales.length;
-    const weights = new Float32Array(integers.length);
-    for (let start = 0; start < weights.length; start += columns) {
-      for (let column = 0; column < columns; column += 1) {
-        weights[start + column] = integers[start + column] * scales[column];
-      }
-    }
-    return weights;
+    return Float32Array.from(upper, (bits, place) => {
+      const half = (lower[place >> 1] >> (4 * (place & 1))) & 15;
+      return (16 * bits + half) * scales[place % scales.length];
+    });
   }
 
   // Inputs outermost: rows of the kernel are read in order, zeros skipped.

@@ -1,8 +1,7 @@
 """A network's layers in a form that the page of `--explore` can compute.
 
-Weights are integers with a scale for each column: of 8 bits in the decoder,
-which is large, and of 16 in a small network's encoder, in which rounding would
-add up from layer to layer.
+Weights are integers of 12 bits with a scale for each column. With 8 bits the
+decoder of `result/mnist/v4.keras` is wrong by up to 0.024 in a pixel.
 """
 
 import base64
@@ -17,6 +16,7 @@ from capsulelayers import CapsuleLayer, PrimaryCap
 
 # A larger encoder makes the page too large, and reads a drawing too slowly.
 LARGEST_ENCODER = 1_000_000
+LARGEST_INTEGER = 2**11 - 1
 ACTIVATIONS = ("linear", "relu", "sigmoid")
 WITHOUT_WEIGHTS = (keras.layers.Activation, keras.layers.Reshape)
 
@@ -27,15 +27,21 @@ def encoded(array, dtype):
     return base64.b64encode(content).decode()
 
 
-def packed(weights, bits):
-    """Weights as integers, with a scale for each column (the last axis)."""
+def packed(weights):
+    """Weights as integers of 12 bits, with a scale for each column.
+
+    A column is the last axis. The upper 8 bits of all integers are one array,
+    the lower 4 another, with two in a byte, the first one in its lower half.
+    """
     weights = weights.reshape(-1, weights.shape[-1])
-    limit = 2 ** (bits - 1) - 1
-    scales = np.abs(weights).max(0) / limit
+    scales = np.abs(weights).max(0) / LARGEST_INTEGER
     scales[scales == 0] = 1
+    integers = np.rint(weights / scales).astype("int16").ravel()
+    lower = np.append(integers, 0) & 15  # One more, if they are odd.
+    pairs = lower[: len(lower) // 2 * 2].reshape(-1, 2)
     return {
-        "bits": bits,
-        "integers": encoded(np.rint(weights / scales), f"<i{bits // 8}"),
+        "upper": encoded(integers >> 4, "i1"),
+        "lower": encoded(pairs[:, 0] | pairs[:, 1] << 4, "u1"),
         "scales": encoded(scales, "<f4"),
     }
 
@@ -46,7 +52,7 @@ def dense_layers(decoder):
     for layer in decoder.layers:
         if isinstance(layer, keras.layers.Dense):
             kernel, bias = map(keras.ops.convert_to_numpy, layer.weights)
-            found.append({"kernel": packed(kernel, 8)})
+            found.append({"kernel": packed(kernel)})
             found[-1]["bias"] = encoded(bias, "<f4")
         elif not isinstance(layer, WITHOUT_WEIGHTS):
             raise unknown(layer)
@@ -157,7 +163,7 @@ def convolution(layer, factor, offset):
             "strides": list(conv.strides),
             "activation": conv.activation.__name__,
         }
-    return {**made, "kernel": packed(kernel, 16), "bias": encoded(bias, "<f4")}
+    return {**made, "kernel": packed(kernel), "bias": encoded(bias, "<f4")}
 
 
 def capsule_layer(layer):
@@ -170,7 +176,7 @@ def capsule_layer(layer):
         "outputs": layer.num_capsule,
         "inputs": layer.input_num_capsule,
         "dimensions": layer.dim_capsule,
-        "kernel": packed(keras.ops.convert_to_numpy(layer.kernel), 16),
+        "kernel": packed(keras.ops.convert_to_numpy(layer.kernel)),
     }
     for name in ("bias", "prior"):
         if hasattr(layer, name):

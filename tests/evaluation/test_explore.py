@@ -28,19 +28,26 @@ def data_of(shape, names, count=12):
     return Dataset(x, y, x, y, names, "bars")
 
 
-@pytest.mark.parametrize("bits", (8, 16))
-def test_packed_weights_are_right_to_half_a_step_of_their_column(bits):
-    weights = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
-    weights *= [1, 100, 0.01, 0]
-    packed = packing.packed(weights, bits)
-    assert packed["bits"] == bits
+@pytest.mark.parametrize("shape", ((3, 5, 4), (1, 3, 3)))
+def test_packed_weights_are_right_to_half_a_step_of_their_column(shape):
+    weights = np.random.default_rng(0).normal(size=shape).astype("float32")
+    weights *= [1, 100, 0.01, 0][: shape[-1]]
+    packed = packing.packed(weights)
     scales = decoded(packed["scales"], "<f4")
-    found = decoded(packed["integers"], f"<i{bits // 8}").reshape(3, 5, 4)
-    largest = np.abs(weights).max((0, 1))
-    steps = largest / (2 ** (bits - 1) - 1)
+    upper, lower = (
+        decoded(packed["upper"], "i1"),
+        decoded(packed["lower"], "u1"),
+    )
+    found = [
+        16 * int(bits) + (lower[k // 2] // 16 if k % 2 else lower[k // 2] % 16)
+        for k, bits in enumerate(upper)
+    ]
+    found = np.reshape(found, shape)
+    steps = np.abs(weights).max((0, 1)) / 2047
     assert (np.abs(found * scales - weights) <= 0.501 * steps).all()
     # The whole range is used.
-    assert np.abs(found).max((0, 1)).tolist() == [2 ** (bits - 1) - 1] * 3 + [0]
+    largest = np.abs(found).max((0, 1)).tolist()
+    assert largest == [2047, 2047, 2047, 0][: shape[-1]]
 
 
 def capsules_named(classes, n_class=3):
