@@ -51,7 +51,9 @@ class Page:
         pixels, height, width = self.run(
             "const canvas = document.querySelector(arguments[0]);"
             "const { width, height } = canvas;"
-            "const context = canvas.getContext('2d');"
+            "const copy = new OffscreenCanvas(width, height);"
+            "const context = copy.getContext('2d');"
+            "context.drawImage(canvas, 0, 0);"
             "const { data } = context.getImageData(0, 0, width, height);"
             "return [Array.from(data), height, width];",
             selector,
@@ -105,7 +107,8 @@ class Page:
         self.wait()
 
     def close(self):
-        assert self.browser.get_log("browser") == []
+        logged = self.browser.get_log("browser")
+        assert logged == [], logged
         entries = self.browser.get_log("performance")
         messages = [
             json.loads(entry["message"])["message"] for entry in entries

@@ -34,12 +34,10 @@ def test_packed_weights_are_right_to_half_a_step_of_their_column(shape):
     weights *= [1, 100, 0.01, 0][: shape[-1]]
     packed = packing.packed(weights)
     scales = decoded(packed["scales"], "<f4")
-    upper, lower = (
-        decoded(packed["upper"], "i1"),
-        decoded(packed["lower"], "u1"),
-    )
+    upper = decoded(packed["upper"], "i1").tolist()
+    lower = decoded(packed["lower"], "u1").tolist()
     found = [
-        16 * int(bits) + (lower[k // 2] // 16 if k % 2 else lower[k // 2] % 16)
+        16 * bits + (lower[k // 2] // 16 if k % 2 else lower[k // 2] % 16)
         for k, bits in enumerate(upper)
     ]
     found = np.reshape(found, shape)
