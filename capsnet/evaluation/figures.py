@@ -20,6 +20,7 @@ from capsnet.models.inference import lengths_model, predict
 
 # Pictures that are drawn at most.
 SHOWN = 50
+MISTAKES = "mistakes: true class -> predicted class"
 
 
 def replace_test(save_dir, counts):
@@ -153,13 +154,13 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
         for index in worst
     ]
     path = os.path.join(save_dir, "mistakes.png")
-    draw_pictures(eval_model, data.x_test[worst], titles, path)
+    draw_pictures(eval_model, data.x_test[worst], titles, path, MISTAKES)
 
 
-def draw_pictures(eval_model, images, titles, path):
+def draw_pictures(eval_model, images, titles, path, caption):
     """Draws pictures, beside their reconstructions if there is a decoder.
 
-    Those of the two digits of a pair lie over each other.
+    Those of the two digits of a pair lie over each other, in orange and blue.
     """
     shown, reconstructions = images / 255, None
     if "decoder" in eval_model.output:
@@ -168,7 +169,7 @@ def draw_pictures(eval_model, images, titles, path):
             shown = utils.colours(shown)
             reconstructions = utils.overlay(reconstructions)
     with whole_file(path) as temporary:
-        utils.draw_pairs(shown, reconstructions, titles, temporary)
+        utils.draw_pairs(shown, reconstructions, titles, temporary, caption)
 
 
 def worst_classes(classes, named=3):

@@ -135,18 +135,24 @@ def write_predictions(eval_model, rows, images, save_dir, labels="one"):
                     f"{v:.6f}" if isinstance(v, float) else v for v in row
                 )
     titles = [
-        f"{shorten(printable(os.path.basename(row[0])), 18)}: "
-        f"{named_in(row, labels)}"
+        "\n".join([ending(row[0], 20), *named_in(row, labels)])
         for row in rows[: len(images)]
     ]
     path = os.path.join(save_dir, "predictions.png")
-    draw_pictures(eval_model, images, titles, path)
+    caption = "file, class and length of its capsule"
+    draw_pictures(eval_model, images, titles, path, caption)
+
+
+def ending(path, length):
+    """A file's name; of a long one its end, which tells it from others."""
+    name = printable(os.path.basename(path))
+    return name if len(name) <= length else "…" + name[1 - length :]
 
 
 def named_in(row, labels):
-    """The classes of a row of `make_rows`, for a title."""
+    """The classes of a row of `make_rows`, a line for each in a title."""
     if labels == "several":
-        return shorten(row[1], 36)
-    each = zip(row[1::2], row[2::2])
-    named = [f"{shorten(name, 18)} ({length:.2f})" for name, length in each]
-    return ", ".join(named[: 2 if labels == "pair" else 1])
+        return [row[1]]
+    each = list(zip(row[1::2], row[2::2]))
+    named = each[: 2 if labels == "pair" else 1]
+    return [f"{shorten(name, 13)} ({length:.2f})" for name, length in named]

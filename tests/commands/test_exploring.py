@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
 
 def content_of(folder):
     page = (folder / "explore.html").read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="content">(.*?)</script>', page)[1])
+    return json.loads(re.search(r'id="content">(.*?)</script>', page, re.S)[1])
 
 
 def test_page_is_written_and_nothing_else(tmp_path, trained, data):
