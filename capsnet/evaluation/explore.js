@@ -223,7 +223,8 @@
   }
 
   function signed(value) {
-    return `${value < 0 ? "\u2212" : "+"}${Math.abs(value).toFixed(2)}`;
+    const digits = Math.abs(value).toFixed(2);
+    return `${value < 0 && digits > 0 ? "\u2212" : "+"}${digits}`;
   }
 
   function tell(what, milliseconds) {
