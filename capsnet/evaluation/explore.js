@@ -378,6 +378,7 @@
     const reset = makeButton("small", row, () => turn(d, startOf(d)));
     reset.textContent = "\u21ba";
     reset.setAttribute("aria-label", `reset dimension ${d + 1}`);
+    reset.tabIndex = -1; // Tab goes on to the next slider; Delete resets.
     input.addEventListener("input", () => {
       pointAt(d);
       turn(d, Number(input.value));

@@ -77,6 +77,7 @@ def content_of(eval_model, data, model_name):
     encoder, reason = encoder_of(eval_model)
     batches = data.test_batches(PREDICT_BATCH)
     capsules = predict_batches(capsules_model(eval_model), batches)
+    capsules = capsules.astype("float32")  # They may have 16 bits.
     answers = batches.answers
     chosen = choose(capsules, answers, data.labels)
     if data.pairs:
@@ -99,9 +100,7 @@ def content_of(eval_model, data, model_name):
         "shape": list(data.input_shape),
         "dimensions": capsules.shape[-1],
         "pixels": encoded(pictures, "u1"),
-        "truth": [
-            np.flatnonzero(row).tolist() for row in batches.answers[chosen]
-        ],
+        "truth": [np.flatnonzero(row).tolist() for row in answers[chosen]],
         "capsules": encoded(capsules[chosen], "<f4"),
         "means": encoded(means, "<f4"),
         "spreads": encoded(spreads, "<f4"),
