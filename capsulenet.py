@@ -8,17 +8,19 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
     python capsulenet.py --resume                 go on after an interruption
     python capsulenet.py -t -w FILE               test a trained model
     python capsulenet.py --digit 5 -w FILE        draw what its capsules mean
+    python capsulenet.py --explore -w FILE        write a page to try them in
     python capsulenet.py --predict P... -w FILE   classify pictures, folders
     python capsulenet.py --export DIR -w FILE     write a model for serving
     python capsulenet.py --show_augment           draw what training will see
 
 Training writes into `--save_dir` (default `result`): `trained_model.keras`,
 `log.csv`, `log.png`, `run.json`, `batch.png` and `checkpoint/`. Testing
-writes `test.json`, `confusion.png`, `mistakes.png` and `real_and_recon.png`;
-`--affine` also `affine.png`, `--digit N` `manipulate-N.png`. Predicting
-writes `predictions.csv` and `predictions.png` where `--save_dir` is given,
-else nothing. `--show_augment` writes `augment.png`. Of pairs no
-`confusion.png` is drawn.
+writes `test.json`, `test.csv`, `confusion.png`, `mistakes.png` and
+`real_and_recon.png`; `--affine` also `affine.png`, `--digit N`
+`manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
+where `--save_dir` is given, else nothing. `--explore` writes `explore.html`,
+`--show_augment` `augment.png`. Of pairs no `test.csv` and no `confusion.png`
+are written.
 """
 
 import sys

@@ -9,7 +9,9 @@ A room imports only rooms of its own floor or below it; from the top:
                     (what each task does), telling.py (what a training says)
     evaluation/     loading.py (which models, on which data), figures.py,
                     answers.py (several labels a picture), prediction.py,
-                    robustness.py (affine changes)
+                    robustness.py (affine changes), explore.py (a page in
+                    which one turns a capsule; its sources are beside it),
+                    packing.py (a network for the page)
     training/       recipes.py, schedules.py (the learning rate), averages.py
                     (averaged weights), callbacks.py, progress.py (what a
                     terminal shows), checkpoints.py (a run's folder)

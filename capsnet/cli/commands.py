@@ -1,4 +1,4 @@
-"""The five tasks: what each does, and what it tells the user.
+"""The six tasks: what each does, and what it tells the user.
 
 The functions of `capsulenet.py` that they call are handed to them: the
 script is above this room.
@@ -20,7 +20,7 @@ from capsnet.data.folders import find_pictures
 from capsnet.data.looks import border_figures
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import environment, forget_settings, make_deterministic
-from capsnet.evaluation import loading, prediction, robustness
+from capsnet.evaluation import explore, loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.fonts import legend
 from capsnet.messages import UserError, command, fail, printable
@@ -69,6 +69,8 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
                 run_training(task, script, scope, replicas)
             elif isinstance(task, settings.Testing):
                 run_testing(task, script)
+            elif isinstance(task, settings.Exploring):
+                run_exploring(task, script)
             elif isinstance(task, settings.Prediction):
                 run_prediction(task)
             elif isinstance(task, settings.Showing):
@@ -176,11 +178,7 @@ def run_testing(task, script):
         print(note)
     manipulate_model = models[0][2]
     if task.digit is not None:
-        if manipulate_model is None:
-            raise UserError(
-                "--digit needs a model with a decoder, and this one has none: "
-                "it is a baseline, or was trained with --lam_recon 0"
-            )
+        check_decoder("--digit", manipulate_model)
         drawn = loading.class_number(task.digit, data)
         picture = loading.start_picture(task.picture, data, drawn, task.seed)
     if task.affine and data.labels != "one":
@@ -210,6 +208,28 @@ def run_testing(task, script):
             manipulate_model, picture, drawn, data.class_names, task.save_dir
         )
         print(f"Written: {path}")
+
+
+def check_decoder(flag, manipulate_model):
+    """Raises UserError where a model has no decoder."""
+    if manipulate_model is None:
+        raise UserError(
+            f"{flag} needs a model with a decoder, and this one has none: it "
+            "is a baseline, or was trained with --lam_recon 0"
+        )
+
+
+def run_exploring(task, script):
+    """Writes the page in which one turns the dimensions of capsules."""
+    ((_, eval_model, manipulate_model),), data, records = (
+        loading.load_for_testing(task.weights, task.asked, script.build)
+    )
+    check_decoder("--explore", manipulate_model)
+    for line in loading.trained_elsewhere(records, data):
+        print(line)
+    path = explore.write_page(eval_model, data, task.weights[0], task.save_dir)
+    size = os.path.getsize(path) / 1e6
+    print(f"Written: {path}, {size:.1f} MB; open it in a browser")
 
 
 def run_prediction(task):

@@ -24,8 +24,8 @@ SCREEN = {
         "testing weights",
     ),
     "look": (
-        "capsulenet.py --digit 5 -w result/mnist/v4.keras --dataset digits",
-        "digit",
+        "capsulenet.py --explore -w result/mnist/v4.keras --dataset digits",
+        "explore digit",
     ),
     "use": (
         "capsulenet.py --predict PICTURE -w result/mnist/v4.keras",
@@ -88,14 +88,14 @@ class_weight: balanced lets rare classes count more in the class loss: pictures
 ema: momentum of a moving average of the weights, which is tested and saved; its
   memory is at most a tenth of the run; 0 saves the weights themselves
 seed: seed of weights, order and shifts
-weights: the model, or several that vote; in training, where to start from, with
-  the layers that fit
+weights: the model, several that vote, or where to start from
 resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
 affine: with -t, test also on turned, slanted, scaled and moved pictures
 digit: draw what each dimension of a class's capsule does
 picture: with --digit, the picture to begin with: a file, or its name in
   test.csv (default: one of the class)
+explore: write a page to turn a capsule's dimensions in
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
 show_augment: draw some training pictures as --augment changes them
@@ -197,6 +197,7 @@ def add_task_options(group):
     add("--affine", False)
     add("--digit", None, metavar="CLASS")
     add("--picture", None, metavar="FILE")
+    add("--explore", False)
     add("--predict", None, nargs="+", metavar="FILE|FOLDER")
     add("--export", None, metavar="DIR|FILE.keras")
     add("--show_augment", False)

@@ -70,7 +70,7 @@ def test_help_is_one_screen_in_the_order_of_use(
         assert (ROOT / script).exists()
         args = parse_args(argv.split(), multi_gpu=script == SCRIPTS[1])
         tasks.append(args.task)
-    assert tasks == [None, "-t", "--digit", "--predict"]
+    assert tasks == [None, "-t", "--explore", "--predict"]
     shown = re.findall(r"^  (-.*?)(?:  |$)", printed, re.MULTILINE)
     used = {word for _, argv in examples for word in argv.split()}
     used = {word for word in used if word.startswith("-")}
