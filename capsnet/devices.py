@@ -100,6 +100,14 @@ def require_memory(size):
         raise MemoryError
 
 
+def is_out_of_memory(error):
+    """Whether an error, of any backend, says that there is no memory left."""
+    words = "RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory"
+    return isinstance(error, MemoryError) or any(
+        word in f"{error}" for word in words
+    )
+
+
 def environment():
     """What a run depends on, as plain values for its record."""
     versions = {}

@@ -19,7 +19,12 @@ from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
 from capsnet.data.looks import border_figures
 from capsnet.data.sources import hold_out, load
-from capsnet.devices import environment, forget_settings, make_deterministic
+from capsnet.devices import (
+    environment,
+    forget_settings,
+    is_out_of_memory,
+    make_deterministic,
+)
 from capsnet.evaluation import explore, loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.fonts import legend
@@ -84,6 +89,14 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
         return fail(f"{error.strerror or error}{file}", 2)
     except FloatingPointError as error:
         return fail(error, 1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return fail(
+            "there is not enough memory for it; lower --batch_size or "
+            "--image_size, or take --model efficient",
+            2,
+        )
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             print()  # The progress bar's line has no end yet.
