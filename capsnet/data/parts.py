@@ -91,8 +91,11 @@ def choose_arrays(names, where, wanted="x_train, y_train, x_test, y_test"):
             for part, roles in parts.items()
             if sorted(map(len, roles.values())) == [1, 1]
         }
-        if has_test(pairs) or list(parts) == list(pairs) == [ALL]:
+        if list(parts) != [ALL]:
+            pairs.pop(ALL, None)
+        if has_test(pairs) or ALL in pairs:
             whole[prefix] = pairs
+    whole = {k: pairs for k, pairs in whole.items() if has_test(pairs)} or whole
     if len(whole) == 1:
         return next((pairs, prefix) for prefix, pairs in whole.items())
     received = listed(sorted(names)) or "none"
