@@ -86,11 +86,17 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
     return 0
 
 
-def run_training(task, script, scope, replicas):
-    """Trains, and prints before what will be and after what came of it."""
+def read(task):
+    """The data set of a task; prints what is read of it and what is not."""
     data = load(task.dataset, seed=task.seed, **task.pictures)
     for note in data.notes:
         print(note)
+    return data
+
+
+def run_training(task, script, scope, replicas):
+    """Trains, and prints before what will be and after what came of it."""
+    data = read(task)
     data, validation = held_out(task, data)
     class_weight = None
     n_class = len(data.class_names)
@@ -235,9 +241,7 @@ def run_prediction(task):
 
 def run_showing(task):
     """Draws training pictures beside versions of them; trains nothing."""
-    data = load(task.dataset, seed=task.seed, **task.pictures)
-    for note in data.notes:
-        print(note)
+    data = read(task)
     generator = np.random.default_rng(task.seed)
     count = min(AUGMENTED_ROWS, len(data.x_train))
     images = data.x_train[generator.permutation(len(data.x_train))[:count]]

@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from capsnet.messages import UserError, listed
+from capsnet.messages import UserError, counted, listed
 
 # Of each class, where a data set has no test part of its own.
 TEST_FRACTION = 0.2
@@ -99,7 +99,7 @@ def choose_arrays(names, where, wanted="x_train, y_train, x_test, y_test"):
     if len(whole) == 1:
         return next((pairs, prefix) for prefix, pairs in whole.items())
     received = listed(sorted(names)) or "none"
-    advice = "add them, or rename what is there"
+    advice = "add what is missing, or rename what is there"
     if whole:
         advice = "keep one set in a file or folder of its own"
     raise UserError(
@@ -141,7 +141,10 @@ def complete(name, parts, names, fraction):
         parts = {**parts, "test": parts["val"]}
         del parts["val"]
         return parts, ["No test part: the validation part is used for the test"]
-    return parts, []
+    if "val" not in parts:
+        return parts, []
+    held_out = counted(len(parts["val"][1]), "validation picture")
+    return parts, [f"Held out: {held_out}; the best epoch on them is kept"]
 
 
 def choose_test(y, names, test_fraction):

@@ -15,6 +15,7 @@ Names are read as people write them (`Training`, `val`, `X_test`), see
 `parts`, and a folder may be packed into another.
 """
 
+import contextlib
 import dataclasses
 import os
 
@@ -74,8 +75,8 @@ def load(
         name: One of the names or paths in the module's docstring.
         image_size: `(height, width)` that all pictures are resized to.
         grayscale: Boolean, turn colour into grey (ITU-R 601-2 luma).
-        test_fraction: Float in (0, 1), the part of each class that a folder
-            without `train` and `test` keeps for the test; 0.2 if `None`.
+        test_fraction: Float in (0, 1), the part of each class that is kept
+            where there is no test part; 0.2 if `None`.
         skip_unreadable: Boolean, leave out what cannot be read in a folder.
         seed: Integer, draws the digits of `"digits"`, and nothing else.
 
@@ -83,28 +84,42 @@ def load(
         UserError: If the data set is missing, broken or not usable.
     """
     pairs, name = split_pairs(str(name))
-    try:
+    with _faults(name):
         kind, place = _find(name)
         _check_test_fraction(name, kind, test_fraction)
         if kind == "pictures":
-            channels = 1 if grayscale else None
-            parts, class_names, files, notes = load_pictures(
-                place, image_size, channels, skip_unreadable
-            )
+            asked = image_size, 1 if grayscale else None, skip_unreadable
+            read = load_pictures(place, *asked)
         else:
-            files = None
-            parts, class_names, notes = _load_arrays(name, kind, place, seed)
-        parts, more = check_parts(name, parts)
+            read = _load_arrays(name, kind, place, seed)
+        parts, class_names, files, notes = read
+        parts, scaled = check_parts(name, parts)
         parts, chosen = complete(name, parts, files, test_fraction)
+        notes = notes + scaled + chosen
         labels = {part: y for part, (_, y) in parts.items()}
-        notes = notes + more + chosen
         if kind == "pictures":
             notes += count_classes(name, labels, class_names)
         labels, class_names = index_labels(name, labels, class_names)
-        pictures = {
-            part: adapt(x, image_size, grayscale)
+        if pairs:
+            _check_pairs(name, labels)
+        parts = {
+            part: (adapt(x, image_size, grayscale), labels[part])
             for part, (x, _) in parts.items()
         }
+    return Dataset(
+        *(*parts["train"], *parts["test"], class_names),
+        name=pairs + name,
+        notes=notes,
+        pairs=bool(pairs),
+        validation=parts.get("val"),
+    )
+
+
+@contextlib.contextmanager
+def _faults(name):
+    """What the machine cannot do becomes a `UserError`."""
+    try:
+        yield
     except MemoryError:
         raise UserError(
             f"expected pictures that fit in memory, received {name!r}: use "
@@ -116,33 +131,19 @@ def load(
             f"{str(error.filename or name)!r} ({error.strerror or error}): "
             "check the permissions and the disk"
         ) from None
-    if pairs:
-        _check_pairs(name, labels)
-    validation = None
-    if "val" in parts:
-        validation = pictures["val"], labels["val"]
-        held_out = counted(len(labels["val"]), "validation picture")
-        notes.append(f"Held out: {held_out}; the best epoch on them is kept")
-    return Dataset(
-        *(pictures["train"], labels["train"], pictures["test"]),
-        *(labels["test"], class_names),
-        name=pairs + name,
-        notes=notes,
-        pairs=bool(pairs),
-        validation=validation,
-    )
 
 
 def _load_arrays(name, kind, place, seed):
-    """Pairs `(x, y)` by part, class names or `None`, and notes."""
+    """Pairs `(x, y)` by part, class names or `None`, no names, and notes."""
     if kind in READERS:
-        return READERS[kind](place)
+        parts, names, notes = READERS[kind](place)
+        return parts, names, None, notes
     if kind == "digits":
         train, test = draw_digits(seed)
     else:
         train, test = _load_keras(name)
     names = KERAS_DATASETS.get(name, DIGIT_NAMES)
-    return {"train": train, "test": test}, names, []
+    return {"train": train, "test": test}, names, None, []
 
 
 def hold_out(dataset, fraction, seed):

@@ -73,7 +73,7 @@ def test_the_validation_part_of_three_is_held_out(tmp_path):
     assert y.tolist() == [1, 1, 1]
     np.testing.assert_array_equal(x, random_pictures(3, (6, 5, 3), 0))
     assert "3 validation pictures: a 0, b 3" in dataset.notes
-    assert dataset.notes[-1].startswith("Held out: 3 validation pictures")
+    assert dataset.notes[0].startswith("Held out: 3 validation pictures")
 
 
 def test_a_class_may_be_called_as_a_part(tmp_path):
