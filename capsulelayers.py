@@ -25,52 +25,24 @@ import keras
 from keras import ops
 
 import capsnet.models.normalization  # noqa: F401 (registers its layers)
-from capsnet.models.arguments import config_of, one_of, positive
+from capsnet.models.arguments import config_of, one_of, positive, refuse_inputs
 from capsnet.models.fastconv import CoveringConv2D, FastConv2D
-from capsnet.models.initializers import CAPSULE_NORMAL
+from capsnet.models.initializers import CAPSULE_NORMAL, PRIMARY_NORMAL
 from capsnet.models.routings import COUPLINGS, attention
+from capsnet.models.vectors import lengths_of, norms, precise, shortened
 
-# Far below every square that a float32 holds to full precision. A larger
-# epsilon, 1e-7 say, drowns the short vectors of an untrained network, and
-# with them the gradients that would make them longer.
-EPSILON = 1e-30
-# Longer vectors are brought to this length before they are squared.
-LARGE = 2.0**50
 SQUASHES = ("paper", "exponential")
 ROUTINGS = ("dynamic", "attention", *COUPLINGS)
-
-
-def shortened(vectors, axis):
-    """Vectors in float32 of which no square overflows, and the divisors.
-
-    Ordinary vectors are not touched: their divisor is 1.
-    """
-    vectors = ops.cast(vectors, "float32")
-    largest = ops.max(ops.abs(vectors), axis=axis, keepdims=True)
-    divisor = ops.maximum(ops.stop_gradient(largest) / LARGE, 1.0)
-    return ops.where(divisor > 1.0, vectors / divisor, vectors), divisor
-
-
-def norms(vectors, axis=-1):
-    """Euclidean norms, with `axis` kept; their gradient at zero is zero."""
-    squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
-    return ops.sqrt(squares + EPSILON)
-
-
-def lengths_of(vectors):
-    """Euclidean norms of vectors of any length, along the last axis."""
-    vectors, divisor = shortened(vectors, axis=-1)
-    return ops.squeeze(norms(vectors) * divisor, axis=-1)
 
 
 def squash(vectors, axis=-1, kind="paper"):
     """Shrinks vectors to a length below one and keeps their direction.
 
     Eq. 1 of the paper, `|s|^2 / (1 + |s|^2) * s / |s|`: short vectors become
-    nearly zero, long ones nearly one. The length is computed in float32, the
-    result has the shape and the dtype of the vectors, which lie along `axis`.
-    The `"exponential"` kind, `(1 - exp(-|s|)) * s / |s|`, keeps short vectors
-    as they are (Mazzia et al., *Efficient-CapsNet*, 2021, Eq. 2).
+    nearly zero, long ones nearly one. The length is computed in float32 at
+    least; the result has the shape and the dtype of the vectors, which lie
+    along `axis`. The `"exponential"` kind, `(1 - exp(-|s|)) * s / |s|`, keeps
+    short vectors as they are (Mazzia et al., *Efficient-CapsNet*, Eq. 2).
     """
     vectors = ops.convert_to_tensor(vectors)
     # What was longer is still so long that its result has length 1.
@@ -80,7 +52,8 @@ def squash(vectors, axis=-1, kind="paper"):
         scale = -ops.expm1(-norm) / norm
     else:
         scale = norm / (1.0 + ops.square(norm))
-    return ops.cast(short * scale, vectors.dtype)
+    dtype = keras.backend.result_type(vectors.dtype, float)
+    return ops.cast(short * scale, dtype)
 
 
 @keras.saving.register_keras_serializable(package="capsnet")
@@ -162,28 +135,37 @@ class PrimaryCap(keras.layers.Layer):
     neighbouring cells of a channel.
 
     Args:
-        dim_capsule: Positive integer, length of a capsule.
-        n_channels: Positive integer, types of capsules in a cell.
-        kernel_size: As in `Conv2D`, or None for one depthwise kernel that
-            covers the whole input (Mazzia et al. 2021): each input channel
-            is summed by weights of its own, and one cell comes out.
+        dim_capsule, n_channels: Positive integers, the length of a capsule
+            and the types of capsules in a cell.
+        kernel_size: As in `Conv2D`, or None for one depthwise kernel over
+            the whole input (Mazzia et al.): each input channel is summed by
+            weights of its own, and one cell comes out.
         strides, padding: As in `Conv2D`, where there is a kernel size.
         scale: Float, by which the convolution is multiplied before the bias
             is added. The authors' code divides by `n_channels`: `scale=1/32`.
         method: How the convolution is computed, see `FastConv2D`.
-        kernel_initializer, bias_initializer: As in `Conv2D`.
+        kernel_initializer, bias_initializer: As in `Conv2D`. By default the
+            capsules start so long that three layers of capsules above them
+            learn; Glorot's kernels are enough for one or two.
         squash: `"paper"` or `"exponential"`, the kind of `squash`.
+        kernel_regularizer, kernel_constraint, data_format: As in `Conv2D`,
+            but channels come last.
 
     Input shape:
-        4D tensor with shape `(batch_size, height, width, channels)`, of a
-        known height and width.
+        4D tensor, `(batch_size, height, width, channels)`, of a known size.
 
     Output shape:
         3D tensor, `(batch_size, rows * columns * n_channels, dim_capsule)`.
 
     Raises:
-        ValueError: If a number is not positive, or the picture too small.
+        ValueError: If a number is not positive, the picture too small, or
+            the channels come first.
+        TypeError: If it is called as a function, as in CapsNet-Keras.
     """
+
+    def __new__(cls, *args, **kwargs):
+        refuse_inputs(cls.__name__, args, kwargs)
+        return super().__new__(cls, *args, **kwargs)
 
     def __init__(
         self,
@@ -194,12 +176,19 @@ class PrimaryCap(keras.layers.Layer):
         padding="valid",
         scale=1.0,
         method="auto",
-        kernel_initializer="glorot_uniform",
+        kernel_initializer=PRIMARY_NORMAL,
         bias_initializer="zeros",
         squash="paper",
+        kernel_regularizer=None,
+        kernel_constraint=None,
+        data_format=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.data_format = one_of(
+            ("channels_last",),
+            data_format=data_format or keras.config.image_data_format(),
+        )
         self.dim_capsule = positive(dim_capsule=dim_capsule)
         self.n_channels = positive(n_channels=n_channels)
         self.scale = scale
@@ -208,6 +197,8 @@ class PrimaryCap(keras.layers.Layer):
         filters = self.dim_capsule * self.n_channels
         common = {
             "kernel_initializer": kernel_initializer,
+            "kernel_regularizer": kernel_regularizer,
+            "kernel_constraint": kernel_constraint,
             "dtype": self.dtype_policy,
             "name": "conv",
         }
@@ -219,7 +210,6 @@ class PrimaryCap(keras.layers.Layer):
                 kernel_size,
                 strides,
                 padding,
-                data_format="channels_last",
                 use_bias=False,
                 method=method,
                 **common,
@@ -240,6 +230,7 @@ class PrimaryCap(keras.layers.Layer):
         )
 
     def call(self, inputs):
+        inputs = ops.cast(inputs, self.compute_dtype)
         features = self.conv(inputs)  # (batch, grid, grid, types * dim)
         if self.scale != 1.0:
             features = features * self.scale
@@ -254,11 +245,12 @@ class PrimaryCap(keras.layers.Layer):
 
     def get_config(self):
         conv = self.conv.get_config()
-        names = "kernel_size strides padding method kernel_initializer".split()
-        own = "dim_capsule n_channels scale bias_initializer squash"
+        names = "kernel_size strides padding method kernel_initializer "
+        names += "kernel_regularizer kernel_constraint"
+        own = "dim_capsule n_channels scale bias_initializer squash data_format"
         return {
             **super().get_config(),
-            **{name: conv[name] for name in names if name in conv},
+            **{name: conv[name] for name in names.split() if name in conv},
             **config_of(self, own),
         }
 
@@ -282,9 +274,10 @@ class CapsuleLayer(keras.layers.Layer):
             round. The paper has none, its authors' code one of 0.1.
         squash: `"paper"` or `"exponential"`, the kind of `squash`.
         kernel_initializer, bias_initializer: As in Keras's layers. The
-            classic code's `"glorot_uniform"` takes the 4D shape for a
-            convolution: its deviation for MNIST is 0.0027, and learning
-            starts late. The authors' is `TruncatedNormal(stddev=0.1)`.
+            classic `"glorot_uniform"` takes the 4D shape for a convolution's:
+            its deviation for MNIST is 0.0027, and learning starts late. The
+            authors' is `TruncatedNormal(stddev=0.1)`.
+        kernel_regularizer, kernel_constraint: As in Keras's layers.
 
     Input shape:
         3D tensor, `(batch_size, input_num_capsule, input_dim_capsule)`.
@@ -307,6 +300,8 @@ class CapsuleLayer(keras.layers.Layer):
         bias_initializer="zeros",
         routing="dynamic",
         squash="paper",
+        kernel_regularizer=None,
+        kernel_constraint=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -323,6 +318,8 @@ class CapsuleLayer(keras.layers.Layer):
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
 
     def build(self, input_shape):
         if len(input_shape) != 3 or None in input_shape[1:]:
@@ -335,7 +332,11 @@ class CapsuleLayer(keras.layers.Layer):
         pairs = self.num_capsule, self.input_num_capsule
         matrix = self.dim_capsule, self.input_dim_capsule
         self.kernel = self.add_weight(
-            (*pairs, *matrix), self.kernel_initializer, name="kernel"
+            (*pairs, *matrix),
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            name="kernel",
         )
         if self.use_bias:
             shape = self.num_capsule, self.dim_capsule
@@ -360,7 +361,7 @@ class CapsuleLayer(keras.layers.Layer):
 
         Returns:
             Outputs, shape `(batch, num_capsule, dim_capsule)`, and coupling in
-            float32, shape `(batch, num_capsule, input_num_capsule)`.
+            float32 at least, `(batch, num_capsule, input_num_capsule)`.
         """
         inputs, kernel = self._slices(inputs)
         if self.routing == "attention":
@@ -371,7 +372,8 @@ class CapsuleLayer(keras.layers.Layer):
         else:
             normalized = COUPLINGS.get(self.routing, couple)
             # Zero logits: in the first round all output capsules share alike.
-            coupling = normalized(ops.zeros((self.num_capsule, 1, 1)))[:1]
+            zeros = ops.zeros((self.num_capsule, 1, 1), self.compute_dtype)
+            coupling = normalized(precise(zeros))[:1]
             outputs = outputs_so_far = self.outputs(coupling, inputs, kernel)
             for _ in range(self.routings - 1):
                 agreement = self.agreement(outputs_so_far, inputs, kernel)
@@ -385,31 +387,31 @@ class CapsuleLayer(keras.layers.Layer):
         )
 
     def outputs(self, coupling, inputs, kernel):
-        """`v_j`, the squashed sum of the votes and the bias, in float32."""
+        """`v_j`, the squashed sum of the votes and the bias."""
         total = self.weighted_sum(coupling, inputs, kernel)
         if self.use_bias:
-            total = total + ops.cast(self.bias, "float32")[:, None]
+            total = total + precise(self.bias)[:, None]
         return squash(total, kind=self.squash)
 
     def weighted_sum(self, coupling, inputs, kernel):
         """Eq. 2: `s_j`, the sum over i of `c_ij u_hat_ji`.
 
         From a coupling that broadcasts to `(num_capsule, batch,
-        input_num_capsule)` to `(num_capsule, batch, dim_capsule)` in float32.
+        input_num_capsule)` to `(num_capsule, batch, dim_capsule)`, precise.
         """
         coupling = ops.cast(coupling, self.compute_dtype)
         total = sum(ops.matmul(coupling * u, w) for u, w in zip(inputs, kernel))
-        return ops.cast(total, "float32")
+        return precise(total)
 
     def agreement(self, outputs, inputs, kernel):
         """The scalar products `u_hat_ji . v_j`, in Procedure 1's last line.
 
         From outputs of shape `(num_capsule, batch, dim_capsule)` to
-        `(num_capsule, batch, input_num_capsule)` in float32.
+        `(num_capsule, batch, input_num_capsule)`, precise.
         """
         outputs = ops.cast(outputs, self.compute_dtype)
         return sum(
-            ops.cast(ops.matmul(outputs, ops.swapaxes(w, 1, 2)) * u, "float32")
+            precise(ops.matmul(outputs, ops.swapaxes(w, 1, 2)) * u)
             for u, w in zip(inputs, kernel)
         )
 
@@ -420,6 +422,7 @@ class CapsuleLayer(keras.layers.Layer):
         `(num_capsule, input_num_capsule, dim_capsule)`, fits into the cache;
         one of the whole tensors does not.
         """
+        inputs = ops.cast(inputs, self.compute_dtype)
         inputs = ops.transpose(inputs, (2, 0, 1))
         kernel = ops.transpose(self.kernel, (3, 0, 1, 2))
         kernel = ops.cast(kernel, self.compute_dtype)
@@ -430,8 +433,9 @@ class CapsuleLayer(keras.layers.Layer):
 
     def get_config(self):
         plain = "num_capsule dim_capsule routings use_bias routing squash "
-        others = "kernel_initializer bias_initializer"
-        return {**super().get_config(), **config_of(self, plain + others)}
+        others = "kernel_initializer bias_initializer kernel_regularizer "
+        names = plain + others + "kernel_constraint"
+        return {**super().get_config(), **config_of(self, names)}
 
 
 def couple(logits):

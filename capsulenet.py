@@ -13,12 +13,12 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
     python capsulenet.py --show_augment           draw what training will see
 
 Training writes into `--save_dir` (default `result`): `trained_model.keras`,
-`log.csv`, `log.png`, `run.json` and `checkpoint/`. Testing writes `test.json`,
-`confusion.png`, `mistakes.png` and `real_and_recon.png`; `--affine` also
-`affine.png`, `--digit N` `manipulate-N.png`. Predicting writes
-`predictions.csv` and `predictions.png` where `--save_dir` is given, else
-nothing. `--show_augment` writes `augment.png`. Of pairs no `confusion.png`
-is drawn.
+`log.csv`, `log.png`, `run.json`, `batch.png` and `checkpoint/`. Testing
+writes `test.json`, `confusion.png`, `mistakes.png` and `real_and_recon.png`;
+`--affine` also `affine.png`, `--digit N` `manipulate-N.png`. Predicting
+writes `predictions.csv` and `predictions.png` where `--save_dir` is given,
+else nothing. `--show_augment` writes `augment.png`. Of pairs no
+`confusion.png` is drawn.
 """
 
 import sys
@@ -37,8 +37,9 @@ import utils
 from capsnet.cli import commands
 from capsnet.data.augment import Shift
 from capsnet.data.batches import pipeline
-from capsnet.evaluation import answers, figures
+from capsnet.evaluation import answers, figures, prediction
 from capsnet.files import whole_file
+from capsnet.fonts import drawable_names
 from capsnet.models import geometry, networks, several
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.initializers import initializers
@@ -108,6 +109,7 @@ def CapsNet(
         strides=shapes.primary_strides,
         scale=primary_scale,
         method=conv,
+        data_format="channels_last",
         name="primarycap",
         **primary,
     )(features)
@@ -154,8 +156,11 @@ def margin_loss(y_true, y_pred):
 
     Returns:
         Tensor of shape `(batch,)`.
+
+    Raises:
+        ValueError: If the labels are class numbers.
     """
-    y_true = ops.cast(y_true, y_pred.dtype)
+    y_true = several.check_rows(y_true, y_pred)
     present = y_true * ops.square(ops.maximum(0.0, 0.9 - y_pred))
     absent = (1 - y_true) * ops.square(ops.maximum(0.0, y_pred - 0.1))
     return ops.sum(present + 0.5 * absent, axis=-1)
@@ -222,7 +227,7 @@ def train(
     class_weight=None,
     resumed=None,
     record=None,
-    verbose=1,
+    verbose=True,
 ):
     """Trains, and leaves in `save_dir` what the module's docstring names.
 
@@ -243,7 +248,7 @@ def train(
         resumed: None, or what `files.read_state` says of `save_dir`'s
             checkpoint, to continue from it.
         record: Dictionary for `run.json` and the model file.
-        verbose: As in Keras's `fit`.
+        verbose: Whether progress is printed.
 
     Returns:
         Pair of Keras's `History` and the record with the final figures.
@@ -253,7 +258,7 @@ def train(
         UserError: If the checkpoint does not fit, or a file fails.
     """
     train_model, eval_model, _ = models
-    record = dict(record or {})
+    record = {**data.record(), **(record or {})}
     common = {
         "batch_size": batch_size,
         "replicas": replicas,
@@ -265,12 +270,13 @@ def train(
     rate = schedules.schedule(epochs, len(batches), lr, *falling)
     compiled = jit_compile, steps_per_execution, data.labels
     compile_model(train_model, rate, lam_recon, ema, *compiled)
-    state = {"epochs_done": 0, "seconds_per_epoch": [], **record}
+    state = {"epochs_done": 0, "seconds_per_epoch": [], "log": [], **record}
     if resumed:
-        checkpoints.go_on(save_dir, train_model, resumed)
-        state = {**resumed, "flags": record.get("flags", {})}
+        rows = checkpoints.go_on(save_dir, train_model, resumed)
+        state = {**resumed, "log": rows, "flags": record.get("flags", {})}
     else:
         checkpoints.begin(save_dir)
+        figures.draw_batch(batches[0], data.class_names, save_dir)
     averages.average_statistics(
         train_model, ema, epochs * len(batches), None if resumed else batches
     )
@@ -283,9 +289,9 @@ def train(
         epochs=epochs,
         initial_epoch=state["epochs_done"],
         validation_data=held_out and pipeline(held_out),
-        callbacks=callbacks.around(keeper, batches, data, debug),
+        callbacks=callbacks.around(keeper, batches, data, debug, verbose),
         shuffle=False,
-        verbose=verbose,
+        verbose=0,
     )
     kept, seconds = keeper.finish(), state["seconds_per_epoch"]
     record.update(kept, seconds_per_epoch=seconds)
@@ -299,7 +305,7 @@ def test(eval_models, data, save_dir, weights=()):
 
     Args:
         eval_models: List of evaluation models of `CapsNet`. The lengths of
-            their capsules are summed; reconstructions are the first one's.
+            their capsules are averaged; reconstructions are the first one's.
         data: A `sources.Dataset`; its test part is used.
         save_dir: Folder for `test.json` and the pictures.
         weights: Files of the models, for `test.json`.
@@ -318,24 +324,23 @@ def test(eval_models, data, save_dir, weights=()):
         **figures.test_figures(confusion, data.class_names),
     }
     figures.replace_test(save_dir, counts)
+    prediction.write_test_table(data, lengths, save_dir)
     figures.draw_test(eval_models[0], data, lengths, confusion, save_dir)
     return counts
 
 
-def manipulations(manipulate_model, data, class_number, seed=0):
+def manipulations(manipulate_model, image, class_number):
     """The decoder's drawings when dimensions of a class's capsule change.
 
     Args:
         manipulate_model: The third model of `CapsNet`.
-        data: A `sources.Dataset`; one picture of its test part is taken.
+        image: uint8 array of shape `(height, width, channels)`.
         class_number: Integer, index of the class.
-        seed: Integer that chooses the picture.
 
     Returns:
         float32 array of shape `(dimensions, len(NOISE), height, width,
         channels)`: each dimension, with each number of `NOISE` added to it.
     """
-    chosen = np.random.default_rng(seed).choice(data.tested(class_number))
     n_class, dimensions = manipulate_model.get_layer("noise").output.shape[1:]
     # One picture for each dimension (rows) and value (columns).
     count = dimensions * len(NOISE)
@@ -343,7 +348,7 @@ def manipulations(manipulate_model, data, class_number, seed=0):
     for dimension in range(dimensions):
         noise[dimension, :, class_number, dimension] = NOISE
     label = np.eye(n_class, dtype="float32")[class_number]
-    image = data.test_picture(chosen).astype("float32") / 255
+    image = image.astype("float32") / 255
     images = manipulate_model.predict(
         {
             "image": np.repeat(image[None], count, axis=0),
@@ -356,21 +361,23 @@ def manipulations(manipulate_model, data, class_number, seed=0):
     return images.reshape(dimensions, len(NOISE), *images.shape[1:])
 
 
-def manipulate(manipulate_model, data, class_number, save_dir, seed=0):
+def manipulate(manipulate_model, image, class_number, class_names, save_dir):
     """Draws what each dimension of a class's capsule does, as in Figure 4.
 
     Args:
-        manipulate_model, data, class_number, seed: As in `manipulations`.
+        manipulate_model, image, class_number: As in `manipulations`.
+        class_names: List of strings.
         save_dir: Folder for `manipulate-CLASS.png`.
 
     Returns:
         The name of the file.
     """
-    images = manipulations(manipulate_model, data, class_number, seed)
-    title = f"reconstructions of class {data.class_names[class_number]}"
-    path = figures.manipulation_path(save_dir, data.class_names, class_number)
+    images = manipulations(manipulate_model, image, class_number)
+    name = drawable_names(class_names)[class_number]
+    title = f"reconstructions of class {name}"
+    path = figures.manipulation_path(save_dir, class_names, class_number)
     with whole_file(path) as temporary:
-        utils.draw_manipulations(images, NOISE, title, temporary)
+        utils.draw_manipulations(image / 255, images, NOISE, title, temporary)
     return path
 
 

@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # Pictures are files; no window ever opens.
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from capsnet.fonts import drawable, drawable_names  # noqa: E402
 from capsnet.messages import shorten  # noqa: E402
 
 
@@ -82,10 +83,11 @@ def draw_reconstructions(images, reconstructions, path, columns=10):
     save_figure(figure, path)
 
 
-def draw_manipulations(images, values, title, path):
+def draw_manipulations(image, images, values, title, path):
     """What each dimension of a capsule does to the reconstruction.
 
     Args:
+        image: The picture that it begins with, `(h, w, channels)` in [0, 1].
         images: Array of shape `(dimensions, len(values), h, w, channels)`
             in [0, 1].
         values: What was added to the dimension in each column.
@@ -96,9 +98,15 @@ def draw_manipulations(images, values, title, path):
     grid = combine_images(
         images.reshape(-1, height, width, channels), columns, gap=0
     )
-    figure, axis = plt.subplots(
-        figsize=(6.0, 6.0 * grid.shape[0] / grid.shape[1] + 1.0), dpi=120
+    tall = 5.4 * grid.shape[0] / grid.shape[1]  # Labels take the rest.
+    figure, (above, axis) = plt.subplots(
+        2,
+        figsize=(6.0, tall + 1.9),
+        height_ratios=(0.7, tall),
+        dpi=120,
     )
+    show(above, combine_images(image[None], 1))
+    above.set_title("the picture", fontsize=8)
     show(axis, grid)
     middles = (np.arange(columns) + 0.5) * width - 0.5
     axis.set_xticks(middles, [f"{v:+.2f}" for v in values], fontsize=7)
@@ -165,7 +173,9 @@ def draw_groups(groups, titles, path, caption=None):
     rows = math.ceil(n / columns)
     width = 2.0 if count == 1 else 1.2 * count  # Inches.
     titles = [
-        textwrap.fill(title, round(11 * width), max_lines=2, placeholder="…")
+        textwrap.fill(
+            drawable(title), round(11 * width), max_lines=2, placeholder="…"
+        )
         for title in titles
     ]
     lines = 1 + max(title.count("\n") for title in titles)
@@ -219,7 +229,8 @@ def draw_confusion(confusion, class_names, path):
             )
     # Of very many classes only some are named.
     ticks = np.arange(0, n_class, math.ceil(n_class / 100))
-    labels = [shorten(class_names[tick], 20) for tick in ticks]
+    names = drawable_names(class_names)
+    labels = [shorten(names[tick], 20) for tick in ticks]
     rotation = 0 if max(map(len, labels)) <= 2 else 90
     size = 8 if n_class <= 40 else 6
     axis.set_xticks(

@@ -92,6 +92,7 @@ def write(args):
     """Decodes, measures and writes the table."""
     # Here, so that flags are answered before what takes seconds.
     import capsulenet
+    from capsnet.evaluation.figures import example
     from capsnet.evaluation.loading import load_for_testing
 
     asked = {"dataset": args.dataset} if args.dataset else {}
@@ -102,7 +103,8 @@ def write(args):
     low, high = (abs(capsulenet.NOISE - n).argmin() for n in (-STEP, STEP))
     columns = []
     for number in range(len(data.class_names)):
-        images = capsulenet.manipulations(manipulate_model, data, number)
+        start = example(data, number)
+        images = capsulenet.manipulations(manipulate_model, start, number)
         columns.append([describe(row[low], row[high]) for row in images])
     rows = [(number, *row) for number, row in enumerate(zip(*columns), 1)]
     table = processes.table(("dimension", *data.class_names), rows)

@@ -6,6 +6,8 @@ and the peak memory of a worker is its own.
 
 import argparse
 import contextlib
+import functools
+import itertools
 import json
 import os
 import re
@@ -46,6 +48,53 @@ def adder(parser):
         parser.add_argument(*names, default=default, help=text, **more)
 
     return add
+
+
+def matching(rows, text):
+    """An argparse type: the row `text`, or those that begin with it."""
+    found = [row for row in rows if row.startswith(text)]
+    if not found:
+        raise argparse.ArgumentTypeError(
+            f"expected one of {', '.join(rows)}, or the beginning of some; "
+            f"got {text!r}"
+        )
+    return [text] if text in rows else found
+
+
+def add_run_flags(parser, name, rows, epochs, of_epochs="epochs of each run"):
+    """The flags of every benchmark that trains; returns the `adder`.
+
+    Args:
+        parser: A `Parser`.
+        name: The folder of checkpoints and models in the user's cache.
+        rows: The names of the table's rows.
+        epochs, of_epochs: Default and help of `--epochs`.
+    """
+    add = adder(parser)
+    text = "rows, or beginnings of their names (default: all)"
+    kind = functools.partial(matching, rows)
+    add("--rows", None, text, nargs="+", type=kind, metavar="ROW")
+    add("--seeds", 1, "number of seeds", type=positive_int, metavar="N")
+    first = number(int, 0, 2**32 - 1)
+    add("--first_seed", 0, "the first one", type=first, metavar="N")
+    add("--epochs", epochs, of_epochs, type=positive_int, metavar="N")
+    add("--dataset", "mnist", "as in capsulenet.py", metavar="NAME|PATH")
+    work_dir = Path("~", ".cache", f"capsnet-{name}")
+    add("--work_dir", work_dir, "runs, models", type=Path, metavar="DIR")
+    text = "logs, records, tables and pictures"
+    add("--out", ROOT / "result", text, type=Path, metavar="DIR")
+    add("--report", False, "rebuild tables and pictures, no more")
+    return add
+
+
+def parse_run_flags(parser, rows, argv=None):
+    """The flags of `add_run_flags` and others, each row once, paths whole."""
+    args = parser.parse_args(argv)
+    chosen = itertools.chain(*(args.rows or [rows]))
+    args.rows = list(dict.fromkeys(chosen))
+    args.work_dir = args.work_dir.expanduser().resolve()
+    args.out = args.out.resolve()
+    return args
 
 
 def make_parser(description, numbers, computing=False, **choices):

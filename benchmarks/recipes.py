@@ -32,6 +32,11 @@ BASES = {
         "rate": ("--lr", "0.002"),
         "average": ("--ema", "0.999"),
     },
+    "v4": {
+        "augment": AFFINE,
+        "schedule": ("--lr_schedule", "cosine", "--warmup", "1"),
+        "average": ("--ema", "0.999"),
+    },
 }
 CHANGES = {
     "small-base": {},
@@ -48,6 +53,9 @@ CHANGES = {
     "small-no-decoder": {"decoder": ("--lam_recon", "0")},
     "small-dynamic-1": {"routing": ("--routing", "dynamic", "-r", "1")},
     "small-dynamic-3": {"routing": ("--routing", "dynamic", "-r", "3")},
+    "v4-base": {},
+    "v4-shift": {"augment": ()},
+    "v4-long": {"length": ("--primary_scale", "4")},
 }
 HELD_OUT = ("--val_fraction", "0.33333333")
 

@@ -31,7 +31,6 @@ Exit status: 0, 2 for what the user can mend, 130 after SIGINT or SIGTERM.
 import functools
 import statistics
 import sys
-from pathlib import Path
 
 import processes
 import runner
@@ -50,32 +49,14 @@ HEADER = (
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
-    add = processes.adder(parser)
-    rows = functools.partial(runner.matching, ROWS)
-    text = "rows, or beginnings of their names (default: all)"
-    add("--rows", None, text, nargs="+", type=rows, metavar="ROW")
-    whole = processes.positive_int
-    add("--seeds", 1, "number of seeds", type=whole, metavar="N")
-    first = number(int, 0, 2**32 - 1)
-    add("--first_seed", 0, "the first one", type=first, metavar="N")
     text = "epochs of each run (default: to the stop, 30 at most)"
-    add("--epochs", None, text, type=whole, metavar="N")
+    add = processes.add_run_flags(parser, "robustness", ROWS, None, text)
+    whole = processes.positive_int
     add("--checks", 100, "steps between checks", type=whole, metavar="N")
     text = "accuracy on shifted MNIST at which a network is stopped"
     add("--stop", 0.992, text, type=number(float, 0, 1), metavar="X")
     add("--batch_size", 100, "pictures of a step", type=whole, metavar="N")
-    add("--dataset", "mnist", "as in capsulenet.py", metavar="NAME|PATH")
-    work_dir = Path("~", ".cache", "capsnet-robustness")
-    add("--work_dir", work_dir, "runs, models", type=Path, metavar="DIR")
-    text = "logs, records, tables and pictures"
-    out = processes.ROOT / "result"
-    add("--out", out, text, type=Path, metavar="DIR")
-    add("--report", False, "rebuild table and curve, no more")
-    args = parser.parse_args(argv)
-    args.rows = list(dict.fromkeys(sum(args.rows or [list(ROWS)], [])))
-    args.work_dir = args.work_dir.expanduser().resolve()
-    args.out = args.out.resolve()
-    return args
+    return processes.parse_run_flags(parser, ROWS, argv)
 
 
 def label(run):

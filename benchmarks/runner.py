@@ -16,7 +16,6 @@ Exit status: 0, 1 when a run failed, 2 for what the user can mend, 130 after
 SIGINT or SIGTERM. Linux and macOS.
 """
 
-import argparse
 import contextlib
 import csv
 import dataclasses
@@ -33,11 +32,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from processes import ROOT, adder, positive_int
+from processes import ROOT, add_run_flags, parse_run_flags
 
 from capsnet.cli.checks import flags_of, parse_args
 from capsnet.cli.options import build_parser
-from capsnet.cli.parser import Parser, number
+from capsnet.cli.parser import Parser
 from capsnet.files import whole_file, write_json
 from capsnet.messages import UserError, fail
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
@@ -259,42 +258,14 @@ def run_one(study, row, seed, args):
     return 0
 
 
-def matching(rows, text):
-    """An argparse type: the row `text`, or those that begin with it."""
-    found = [row for row in rows if row.startswith(text)]
-    if not found:
-        raise argparse.ArgumentTypeError(
-            f"expected one of {', '.join(rows)}, or the beginning of some; "
-            f"got {text!r}"
-        )
-    return [text] if text in rows else found
-
-
 def parse(study, description, argv=None):
     """Parses the flags of a study's script, `description` its manual."""
     parser = Parser(description=description)
-    add = adder(parser)
-    rows = functools.partial(matching, study.rows)
-    text = "rows, or beginnings of their names (default: all)"
-    add("--rows", None, text, nargs="+", type=rows, metavar="ROW")
-    add("--seeds", 1, "number of seeds", type=positive_int, metavar="N")
-    first = number(int, 0, 2**32 - 1)
-    add("--first_seed", 0, "the first one", type=first, metavar="N")
-    text = "epochs of each run"
-    add("--epochs", study.epochs, text, type=positive_int, metavar="N")
-    add("--dataset", "mnist", "as in capsulenet.py", metavar="NAME|PATH")
+    add = add_run_flags(parser, study.name, study.rows, study.epochs)
     text = 'further flags of all runs, in one word: --extra="--lr_decay 0.8"'
     add("--extra", None, text, type=shlex.split, metavar="FLAGS")
-    work_dir = Path("~", ".cache", f"capsnet-{study.name}")
-    add("--work_dir", work_dir, "runs, models", type=Path, metavar="DIR")
-    text = "logs, records and tables"
-    add("--out", ROOT / "result", text, type=Path, metavar="DIR")
-    add("--report", False, "rebuild the tables, no more")
-    args = parser.parse_args(argv)
-    chosen = itertools.chain(*(args.rows or [study.rows]))
-    args.rows, args.extra = list(dict.fromkeys(chosen)), args.extra or []
-    args.work_dir = args.work_dir.expanduser().resolve()
-    args.out = args.out.resolve()
+    args = parse_run_flags(parser, study.rows, argv)
+    args.extra = args.extra or []
     for row in args.rows:
         _, given = build_parser().parse(args.extra)
         _, of_row = build_parser().parse(study.rows[row])

@@ -26,7 +26,7 @@ from capsnet.models import networks
 from capsnet.models.fastconv import FastConv2D
 from capsnet.models.geometry import parameters
 from capsnet.models.inference import lengths_model, predict
-from capsnet.training import averages, checkpoints, schedules
+from capsnet.training import averages, callbacks, checkpoints, schedules
 
 CHECKED = 2000  # Pictures of the affNIST-like set in each check.
 BLOCK = 16_000  # Of it in each part of the test of the stopped network.
@@ -68,17 +68,6 @@ def build(row, input_shape, n_class):
     if row == "capsnet":
         return capsulenet.CapsNet(input_shape, n_class, conv_strides=1)
     return {"cnn": CNN, "small": networks.Efficient}[row](input_shape, n_class)
-
-
-def place_dropout(model, step):
-    """Lets dropout draw what it draws in a step, whatever was before.
-
-    Keras keeps its generators in no file of weights.
-    """
-    for layer in model.layers:
-        if isinstance(layer, layers.Dropout):
-            state = np.array([layer.seed, step], "uint32")
-            layer.seed_generator.state.assign(state)
 
 
 class Checks:
@@ -147,7 +136,7 @@ def check_settings(found, settings, folder):
 
 def train_steps(train_model, batches, first, last):
     """The steps of one epoch from `first` to before `last`; the mean loss."""
-    place_dropout(train_model, first)
+    callbacks.place_generators(train_model, first)
     batches.set_epoch(first // len(batches))
     losses = []
     for step in range(first, last):

@@ -11,15 +11,17 @@ A room imports only rooms of its own floor or below it; from the top:
                     answers.py (several labels a picture), prediction.py,
                     robustness.py (affine changes)
     training/       recipes.py, schedules.py (the learning rate), averages.py
-                    (averaged weights), callbacks.py, checkpoints.py (a run's
-                    folder)
+                    (averaged weights), callbacks.py, progress.py (what a
+                    terminal shows), checkpoints.py (a run's folder)
     models/         networks.py (the three models around one), several.py (for
                     several labels a picture), geometry.py
                     (sizes for any picture), routings.py (other couplings),
                     normalization.py, initializers.py, arguments.py (of
-                    layers), fastconv.py and toomcook.py (the fast
-                    convolution), saving.py (models as files), archive.py
-                    (what a file may claim), inference.py (pictures to lengths)
+                    layers), vectors.py (their lengths), fastconv.py and
+                    toomcook.py (the fast convolution), saving.py (models as
+                    files), weights.py (from a file into a model), archive.py
+                    and records.py (what a file may claim and say),
+                    inference.py (pictures to lengths)
     data/           sources.py (a name or path to a `Dataset`), datasets.py
                     (that, and its batches), parts.py (training, test,
                     validation), trees.py and layouts.py (what is where in a
@@ -28,7 +30,9 @@ A room imports only rooms of its own floor or below it; from the top:
                     looks.py (dark or light), digits.py (drawn on the spot),
                     pairs.py (two digits in one picture), augment.py (shifts
                     and stronger changes), batches.py (what `fit` is fed)
+    fonts.py        names in any script, in pictures
     files.py        whole-or-nothing writes, the lock, the state of a run
     devices.py      what it runs on
+    limits.py       what flags and records may say
     messages.py     the user's errors, and the words for the user
 """

@@ -13,6 +13,13 @@ from pathlib import Path
 
 import keras
 
+from capsnet.messages import counted
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits.
+    resource = None
+
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy")
 # Where a container's limit stands, by version of its control groups.
 MEMORY_LIMITS = (
@@ -30,6 +37,16 @@ def tensorflow():
     """The package where it is Keras's backend, elsewhere None."""
     is_backend = keras.backend.backend() == "tensorflow"
     return backend_module() if is_backend else None
+
+
+def forget_settings():
+    """Sets Keras up as it is without a keras.json, but for the backend.
+
+    Networks are what they are on every machine.
+    """
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
 
 
 def make_deterministic():
@@ -59,9 +76,11 @@ def runs_on_cpu():
 def machine_memory():
     """Bytes of memory that there are, or `None` where that is unknown.
 
-    In a container these are its own, not the machine's.
+    In a container, or under `ulimit -v`, these are its own, not the machine's.
     """
     found = []
+    if resource is not None:  # No limit is a negative number.
+        found += [resource.getrlimit(resource.RLIMIT_AS)[0]]
     with contextlib.suppress(AttributeError, OSError, ValueError):
         found += [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in MEMORY_LIMITS:
@@ -96,6 +115,17 @@ def environment():
         "cores": os.cpu_count(),
         "accelerator": accelerator_name(),
     }
+
+
+def described(environment):
+    """The backend and the device of a record, in words."""
+    name = environment["backend"]
+    version = environment["versions"].get(name, "")
+    cores = counted(environment["cores"], "core")
+    device = environment["accelerator"] or (
+        f"the CPU, {environment['processor']}, {cores}"
+    )
+    return f"{name} {version} on {device}"
 
 
 def accelerator_name():

@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 
 from capsnet.messages import UserError, reason_of
 
@@ -26,18 +27,22 @@ LOCK = ".lock"
 # Before the name of a data set: two of its pictures in one.
 PAIRS = "pairs:"
 AUGMENTED = "augment.png"
+BATCH = "batch.png"
 AFFINE = "affine.png"
 STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
-OF_RUN = (STATE, RECORD, PLOT, "tensorboard/*/events.out.tfevents.*")
+OF_RUN = (STATE, RECORD, PLOT, BATCH, "tensorboard/*/events.out.tfevents.*")
 # All that a test writes, whatever its models; --digit adds its own.
-TEST_FILES = "test.json confusion.png mistakes.png real_and_recon.png".split()
+TEST_TABLE = "test.csv"
+TEST_FILES = ["test.json", TEST_TABLE, "confusion.png", "mistakes.png"]
+TEST_FILES.append("real_and_recon.png")
 # What tells of a model what it does.
 OF_MODEL = [*TEST_FILES, AFFINE, "manipulate-*.png"]
 OF_MODEL += ["predictions.csv", "predictions.png"]
 # All that may be left half written; nothing else is ours to remove.
-WRITTEN = (MODEL, RECORD, LOG, PLOT, "epoch-*.weights.h5", "state.json")
+WRITTEN = (MODEL, RECORD, LOG, PLOT, BATCH, "epoch-*.weights.h5", "state.json")
 WRITTEN += (AUGMENTED, *OF_MODEL)
+LONGEST_NAME = 230  # Bytes, to which a process's number is added.
 LEFTOVERS = [f".[0-9]*-{name}" for name in WRITTEN]  # Of `whole_file`.
 
 
@@ -61,6 +66,42 @@ def writing(path):
         ) from error
 
 
+def beside(path):
+    """A name to write to before it becomes `path`; what was killed is removed.
+
+    Only processes that are not there any more are killed ones.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    # No system takes names of more than 255 bytes.
+    name = os.fsdecode(os.fsencode(name)[-LONGEST_NAME:])
+    for other in glob.glob(f".[0-9]*-{glob.escape(name)}", root_dir=folder):
+        if not is_running(other[1:].partition("-")[0]):
+            with contextlib.suppress(OSError):
+                remove_whole(os.path.join(folder, other))
+    return os.path.join(folder, f".{os.getpid()}-{name}")
+
+
+def is_running(process):
+    """Whether there is a process of this number, a string.
+
+    Where that cannot be asked, it may be.
+    """
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return True  # Another user's, or no number.
+    return True
+
+
+def remove_whole(path):
+    """Removes a file, or a folder with all that is in it."""
+    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Yields a name to write to; it becomes `path` when all went well.
@@ -74,11 +115,10 @@ def whole_file(path):
     Raises:
         UserError: If the file cannot be written; the old one stays.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{os.getpid()}-{name}")
+    temporary = beside(path)
     try:
         with writing(path):
-            os.makedirs(folder, exist_ok=True)
+            os.makedirs(os.path.dirname(temporary), exist_ok=True)
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())

@@ -3,9 +3,13 @@
 import contextlib
 import io
 import json
+import math
 import os
 import shlex
+import shutil
 import sys
+import time
+import unicodedata
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -15,22 +19,33 @@ class UserError(ValueError):
     """What the user can mend, in one line whatever a file is called."""
 
     def __init__(self, message):
-        super().__init__(" ".join(str(message).splitlines()))
+        super().__init__(printable(" ".join(str(message).splitlines())))
 
 
 def fail(message, status):
     """Prints one line to standard error, and hands the status on."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    program = os.path.basename(sys.argv[0])
+    print(f"{program}: {printable(str(message))}", file=sys.stderr)
     return status
+
+
+def keras_json():
+    """The path of Keras's settings, and what they are, if not an object, too.
+
+    Where there are none, or no JSON, which Keras passes over, they are `{}`.
+    """
+    file = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
+    with contextlib.suppress(OSError, ValueError):
+        return file, json.loads(file.expanduser().read_text())
+    return file, {}
 
 
 def backend():
     """The name of the backend that Keras will choose, before its import."""
     chosen = os.environ.get("KERAS_BACKEND")
     if not chosen:
-        file = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json")
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            chosen = json.loads(file.expanduser().read_text()).get("backend")
+        with contextlib.suppress(AttributeError):
+            chosen = keras_json()[1].get("backend")
     return chosen or "tensorflow"
 
 
@@ -65,8 +80,16 @@ def shorten(text, length):
 
 
 def printable(text):
-    """The text in one line that every terminal can show."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """The text in one line without what would steer a terminal: `\\x1b`."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def plain(name):
+    """A name that everybody writes in the same way, and that is printable.
+
+    A Mac stores `é` as two characters, others as one.
+    """
+    return printable(unicodedata.normalize("NFC", name))
 
 
 def cross(sizes):
@@ -74,9 +97,65 @@ def cross(sizes):
     return "x".join(map(str, sizes))
 
 
+def duration(seconds):
+    """`0:07`, `12:30`, `1:05:00`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes}:{seconds:02}"
+
+
 def gigabytes(count):
     """Bytes as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB"
+
+
+class StatusLine:
+    """A line of a terminal that is written again and again; elsewhere none.
+
+    It is cut to the terminal's width, and changes ten times a second at most.
+    """
+
+    def __init__(self):
+        self.width, self.shown = 0, -math.inf
+
+    def show(self, text):
+        """Puts a text in place of the last one."""
+        now = time.monotonic()
+        if now - self.shown < 0.1 or not sys.stdout.isatty():
+            return
+        text = text[: shutil.get_terminal_size().columns - 1]
+        print(f"\r{text.ljust(self.width)}", end="", flush=True)
+        self.width, self.shown = len(text), now
+
+    def clear(self):
+        """Leaves an empty line for what comes."""
+        if self.width:
+            print(f"\r{' ' * self.width}\r", end="", flush=True)
+            self.width = 0
+
+
+class Hush:
+    """Keeps from the screen what libraries print while they are imported.
+
+    TensorFlow tells of a GPU that is not there, for instance. Only what is
+    written past Python is kept back; errors of Python's are shown.
+    """
+
+    screen = None
+
+    def begin(self):
+        self.screen = os.dup(2)
+        # Python's own stream goes on to the screen.
+        sys.stderr = open(
+            self.screen, "w", 1, sys.stderr.encoding, "backslashreplace"
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def end(self):
+        if self.screen is not None:
+            os.dup2(self.screen, 2)
 
 
 class Unread(io.FileIO):
@@ -93,7 +172,8 @@ class Unread(io.FileIO):
 def outlive_reader():
     """Lets a command go on to its end when nobody reads its output.
 
-    Its lines come at once, in order with those of standard error.
+    Its lines come at once, in order with those of standard error; a letter
+    that the output's encoding lacks is written like `\\u732b`.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -106,6 +186,6 @@ def outlive_reader():
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(Unread(1, "wb", closefd=False)),
         out.encoding,
-        out.errors,
+        "backslashreplace",
         line_buffering=True,
     )

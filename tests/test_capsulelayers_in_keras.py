@@ -14,7 +14,9 @@ from capsulelayers import (
     Length,
     Mask,
     PrimaryCap,
+    squash,
 )
+from capsulenet import margin_loss
 
 LAYERS = {
     "length": lambda **kwargs: Length(**kwargs),
@@ -162,3 +164,121 @@ def test_a_built_layer_refuses_inputs_of_another_shape(name):
     for axis in (1, 2):
         with pytest.raises(ValueError, match="shape"):
             layer(np.concatenate([inputs, inputs], axis=axis))
+
+
+# As Keras users use them
+
+
+def test_classic_call_is_told_how_a_layer_is_called():
+    inputs = keras.Input((7, 6, 3))
+    shown = r"PrimaryCap\(8, 32, 9, strides=2\)\(inputs\)"
+    with pytest.raises(TypeError, match=shown):
+        PrimaryCap(inputs, dim_capsule=4, n_channels=2, kernel_size=3)
+    with pytest.raises(TypeError, match=shown):
+        PrimaryCap(inputs, 4, 2, 3, 2, "valid")
+    with pytest.raises(TypeError, match=shown):
+        PrimaryCap(inputs=inputs, dim_capsule=4, n_channels=2, kernel_size=3)
+
+
+@pytest.mark.parametrize("name", ["primarycap", "covering", "capsules"])
+def test_kernels_are_regularized_and_constrained(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    options = {"kernel_regularizer": keras.regularizers.L2(0.5)}
+    options["kernel_constraint"] = keras.constraints.MaxNorm(0.25, axis=-1)
+    layer, shape = {
+        "primarycap": (PrimaryCap(4, 2, 3, **options), (7, 6, 3)),
+        "covering": (PrimaryCap(4, 2, None, **options), (7, 6, 8)),
+        "capsules": (CapsuleLayer(3, 5, **options), (6, 4)),
+    }[name]
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    kernel = getattr(layer, "conv", layer).kernel
+    squares = (to_numpy(kernel).astype("float64") ** 2).sum()
+    (loss,) = model.losses
+    np.testing.assert_allclose(to_numpy(loss), 0.5 * squares, rtol=1e-5)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x = random_normal(2, *shape)
+    model.train_on_batch(x, np.zeros((2, *layer.output.shape[1:])))
+    assert np.linalg.norm(to_numpy(kernel), axis=-1).max() <= 0.25001
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert copy.layers[1].get_config() == layer.get_config()
+    assert len(copy.losses) == 1
+
+
+@pytest.mark.parametrize("routing", ["dynamic", "leaky", "max_min"])
+def test_float64_policy_is_computed_in_float64(routing):
+    """One round, against NumPy; each coupling is its kind's first one."""
+    share = {"dynamic": 1 / 3, "leaky": 1 / 4, "max_min": 1.0}[routing]
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is told to")
+    layer = CapsuleLayer(3, 5, routings=1, routing=routing, dtype="float64")
+    inputs = np.random.default_rng(0).normal(size=(2, 6, 4))
+    received = ops.convert_to_numpy(layer(inputs))
+    kernel = ops.convert_to_numpy(layer.kernel)
+    assert received.dtype == kernel.dtype == "float64"
+    total = share * np.einsum("bik,jidk->bjd", inputs, kernel)
+    length = np.linalg.norm(total, axis=-1, keepdims=True)
+    expected = total * length / (1 + length**2)
+    np.testing.assert_allclose(received, expected, rtol=1e-13)
+    lengths = ops.convert_to_numpy(Length(dtype="float64")(expected))
+    expected = np.linalg.norm(expected, axis=-1)
+    np.testing.assert_allclose(lengths, expected, rtol=1e-13)
+
+
+def test_float64_primary_capsules_and_later_rounds():
+    """Gradients of the whole, against central differences in float64."""
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is told to")
+    primary = PrimaryCap(4, 2, 3, method="fast", dtype="float64")
+    capsules = CapsuleLayer(3, 5, use_bias=True, dtype="float64")
+    pictures = np.random.default_rng(0).normal(size=(1, 5, 5, 2))
+    once = ops.convert_to_numpy(capsules(primary(pictures)))
+    moved = pictures.copy()
+    moved[0, 2, 2, 0] += 1e-9  # Float32 would not see it.
+    twice = ops.convert_to_numpy(capsules(primary(moved)))
+    moved[0, 2, 2, 0] += 1e-9
+    thrice = ops.convert_to_numpy(capsules(primary(moved)))
+    first, second = twice - once, thrice - twice
+    assert np.abs(first).max() > 1e-12
+    np.testing.assert_allclose(first, second, atol=1e-15)
+
+
+def test_integers_are_as_good_as_floats():
+    np.testing.assert_allclose(
+        to_numpy(squash(np.array([[3, 4]]))), [[15 / 26, 20 / 26]], rtol=1e-6
+    )
+    generator = np.random.default_rng(0)
+    for layer, shape in (
+        (CapsuleLayer(3, 5), (2, 6, 4)),
+        (PrimaryCap(4, 2, 3), (2, 7, 6, 3)),
+        (Length(), (2, 6, 4)),
+    ):
+        integers = generator.integers(0, 9, shape)
+        expected = to_numpy(layer(integers.astype("float32")))
+        assert expected.any()
+        np.testing.assert_array_equal(to_numpy(layer(integers)), expected)
+
+
+@pytest.fixture
+def channels_first():
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format("channels_last")
+
+
+def test_channels_that_come_first_are_refused(channels_first):
+    with pytest.raises(ValueError, match="data_format.*'channels_last'"):
+        PrimaryCap(4, 2, 3)
+    layer = PrimaryCap(4, 2, 3, data_format="channels_last")
+    assert layer(random_normal(1, 7, 6, 3)).shape == (1, 5 * 4 * 2, 4)
+    again = PrimaryCap.from_config(layer.get_config())
+    assert again.data_format == "channels_last"
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 1)])
+def test_margin_loss_refuses_class_numbers(shape):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
+    model.compile("sgd", margin_loss)
+    with pytest.raises(ValueError, match="to_categorical"):
+        model.fit(np.zeros((10, 4)), np.arange(10).reshape(shape), verbose=0)

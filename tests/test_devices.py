@@ -50,6 +50,27 @@ def test_accelerator_is_named(present, monkeypatch):
     assert devices.runs_on_cpu() is not present
 
 
+def test_memory_is_that_of_the_limit_of_the_process(monkeypatch):
+    whole = devices.machine_memory()
+    for limit, expected in (
+        (1_000_000_000, 1_000_000_000),
+        (devices.resource.RLIM_INFINITY, whole),
+    ):
+        limits = (limit, limit)
+        monkeypatch.setattr(devices.resource, "getrlimit", lambda _: limits)
+        assert devices.machine_memory() == expected
+
+
+def test_settings_of_keras_are_forgotten():
+    keras.config.set_floatx("float64")
+    keras.config.set_epsilon(1e-3)
+    keras.config.set_image_data_format("channels_first")
+    devices.forget_settings()
+    assert keras.config.floatx() == "float32"
+    assert keras.config.epsilon() == 1e-7
+    assert keras.config.image_data_format() == "channels_last"
+
+
 def test_memory_is_the_containers_where_it_has_less(tmp_path, monkeypatch):
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = tmp_path / "memory.max"

@@ -141,6 +141,33 @@ def test_what_killed_runs_left_half_written_is_removed(tmp_path):
         assert found == {".lock", *kept}
 
 
+def test_what_killed_writers_left_goes_with_the_next_file(tmp_path):
+    """Of any name, also within folders; what lives or is another's stays."""
+    path = tmp_path / "small.keras"
+    with killed(WRITER, path) as gone:
+        assert (tmp_path / f".{gone}-small.keras").exists()
+    with killed(WRITER, path) as alive:
+        assert not (tmp_path / f".{gone}-small.keras").exists()
+        for name in (f".{gone}-served", f".{gone}-.{gone}-small.keras"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "weights").touch()
+        for name in (".notes-small.keras", f".{gone}-small.keras"):
+            (tmp_path / name).touch()
+        files.write_text(path, "whole")
+        found = sorted(os.listdir(tmp_path))
+    kept = [f".{gone}-served", ".notes-small.keras", f".{alive}-small.keras"]
+    assert found == sorted([*kept, "small.keras"])
+    files.beside(tmp_path / "served")
+    assert not (tmp_path / f".{gone}-served").exists()
+
+
+def test_longest_name_of_a_file_can_be_written(tmp_path):
+    for name in ("n" * 250 + ".json", "\u732b" * 83 + ".json"):
+        files.write_text(tmp_path / name, "whole")
+        assert os.listdir(tmp_path) == [name]
+        (tmp_path / name).unlink()
+
+
 def test_state_is_what_was_written(tmp_path):
     path = write_checkpoint(tmp_path)
     assert files.read_state(tmp_path) == json.loads(path.read_text())

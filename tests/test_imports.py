@@ -15,7 +15,8 @@ ROOMS = {
 }
 SCRIPTS = {path.name: path for path in ROOT.glob("*.py")}
 OURS = ("capsnet", "capsulelayers", "capsulenet", "utils")
-GROUND = ("capsnet.files", "capsnet.devices", "capsnet.messages")
+GROUND = "files fonts devices messages".split()
+GROUND = tuple(f"capsnet.{room}" for room in GROUND)
 # What of ours a file may import, by the beginning of its name.
 ALLOWED = {
     "utils.py": GROUND,
@@ -26,6 +27,7 @@ ALLOWED = {
         "capsnet.models.initializers",
         "capsnet.models.normalization",
         "capsnet.models.routings",
+        "capsnet.models.vectors",
     ),
     "capsulenet": OURS,
     "capsnet/data/": ("capsnet", "utils"),

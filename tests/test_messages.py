@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 def test_error_is_one_line_whatever_the_file_is_called():
     error = messages.UserError("cannot read 'a\nb\u2028c'")
     assert str(error) == "cannot read 'a b c'"
+    assert str(messages.UserError("\x1b[31mred")) == r"\x1b[31mred"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,9 @@ def test_error_is_one_line_whatever_the_file_is_called():
         (messages.listed("abcd", most=2), "a, b and 2 more"),
         (messages.listed("ab", most=2), "a, b"),
         (messages.shorten("abcd", 3), "ab…"),
-        (messages.printable("a\x1bb\nü"), "a?b?ü"),
+        (messages.printable("a\x1bb\nü"), r"a\x1bb\nü"),
+        (messages.printable("a\udc80"), r"a\udc80"),
+        (messages.plain("cafe\u0301\n"), "caf\u00e9\\n"),
         (messages.cross((28, 28, 1)), "28x28x1"),
         (messages.gigabytes(1_540_000_000), "1.5 GB"),
         (messages.reason_of(ValueError("\na\nb")), "a"),

@@ -1,14 +1,18 @@
 """The README: its commands work, its code runs, its links lead somewhere."""
 
+import os
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import run
+from conftest import write_bars
+from running import lengths_of, run
 
 from capsnet.cli import checks
+from capsnet.data.sources import load
+from capsnet.models.saving import load_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,6 +67,23 @@ def test_layers_in_five_lines_learn():
     fit = names["model"].fit
     losses = fit(images, labels, epochs=8, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_training_is_a_call_of_a_program(tmp_path, monkeypatch, capsys):
+    (code,) = [each for each in CODE if "capsulenet.train(" in each]
+    monkeypatch.chdir(tmp_path)
+    small = load(write_bars(tmp_path / "bars.npz"))
+    monkeypatch.setattr("capsnet.data.sources.load", lambda name: small)
+    exec(code, {})
+    error = float(capsys.readouterr().out.splitlines()[-1])
+    folder = tmp_path / "result" / "mine"
+    names = "trained_model.keras log.csv run.json batch.png test.csv".split()
+    assert set(names) <= set(os.listdir(folder))
+    model, record = load_model(folder / "trained_model.keras")
+    assert record["class_names"] == small.class_names
+    right = small.y_test == lengths_of(model, small.x_test).argmax(-1)
+    assert error == pytest.approx(100 * (1 - right.mean()))
 
 
 @pytest.mark.slow

@@ -90,9 +90,13 @@ def test_manipulations_tell_what_rows_and_columns_are(
     images = random_pictures(6, 4, 5, channels)
     images = images.reshape(2, 3, 4, 5, channels)
     path = tmp_path / "picture.png"
-    utils.draw_manipulations(images, [-0.25, 0, 0.25], "class 5", path)
+    start = images[0, 1]
+    utils.draw_manipulations(start, images, [-0.25, 0, 0.25], "class 5", path)
     assert_is_png(path)
-    (axis,) = figures[0].axes
+    above, axis = figures[0].axes
+    assert above.get_title() == "the picture"
+    expected = np.round(255 * start).squeeze()
+    np.testing.assert_array_equal(shown_pixels(above), expected)
     assert axis.get_title() == "class 5"
     assert labels_of(axis.get_xticklabels()) == ["-0.25", "+0.00", "+0.25"]
     assert labels_of(axis.get_yticklabels()) == ["1", "2"]

@@ -3,15 +3,24 @@ other, have no effect, or name what is not there."""
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import sys
+import time
 
 from capsnet.cli.options import GEOMETRY, build_parser
 from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
 from capsnet.files import PAIRS
-from capsnet.messages import UserError, backend, fail, outlive_reader
+from capsnet.messages import (
+    Hush,
+    UserError,
+    backend,
+    fail,
+    keras_json,
+    outlive_reader,
+)
 from capsnet.training.recipes import OF_PAIRS, RECIPES
 
 # What decides about a network: needed where weights come without one.
@@ -38,20 +47,27 @@ OF_TEST |= {"conv", "dtype_policy", "jit_compile", "invert"}
 OF_PREDICT = {"predict", "weights", "save_dir", "skip_unreadable", "invert"}
 EFFECTIVE = {
     "-t": {"affine", *OF_TEST},
-    "--digit": {"digit", *OF_TEST},
+    "--digit": {"digit", "picture", *OF_TEST},
     "--predict": OF_PREDICT,
     "--export": {"export", "weights"},
     "--show_augment": {"show_augment", "save_dir", "seed", "recipe", *PICTURES},
 }
 BACKENDS = ("tensorflow", "jax", "torch")
+# What else Keras takes from its settings; here it changes nothing.
+KERAS_JSON = {
+    "floatx": ("float32", "float16", "float64"),
+    "image_data_format": ("channels_last", "channels_first"),
+}
 OLDEST_PYTHON = (3, 11)
+HUSH = Hush()
 
 
 def start(description, multi_gpu=False):
     """Parses a script's command line, before it imports what takes seconds.
 
     Meanwhile Ctrl-C ends the process with one line and status 130, whatever
-    the libraries make of it while they are imported.
+    the libraries make of it while they are imported. What TensorFlow's C++
+    prints then is kept from the screen, and what it logs later.
     """
     if sys.version_info < OLDEST_PYTHON:
         needed = ".".join(map(str, OLDEST_PYTHON))
@@ -59,11 +75,13 @@ def start(description, multi_gpu=False):
         sys.exit(fail(f"expected Python {needed} or newer, got {found}", 2))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
-    # Hides TensorFlow's notes in the middle of a training; its errors, and
-    # what it says when it is imported, are shown.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Errors reach the user as exceptions; what remains are notes, and a
+    # line on each device that is not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     outlive_reader()
-    return parse_args(description=description, multi_gpu=multi_gpu)
+    args = parse_args(description=description, multi_gpu=multi_gpu)
+    HUSH.begin()
+    return args
 
 
 def end(*_):
@@ -72,9 +90,21 @@ def end(*_):
 
 
 def started():
-    """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there."""
+    """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there.
+
+    But one a second: a second one would break off the cleaning up.
+    """
+    last = -math.inf
+
+    def interrupt(*_):
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
     if signal.getsignal(signal.SIGINT) is end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
+    HUSH.end()
 
 
 def parse_args(argv=None, description="", multi_gpu=False):
@@ -174,6 +204,7 @@ def idle_flags(args):
             idle |= dict.fromkeys(STRUCTURE - effective, why)
     else:
         idle["affine"] = "has no effect without -t"
+        idle["picture"] = "has no effect without --digit"
         idle["invert"] = "has no effect without --predict or -t"
         if args.weights is not None:
             idle["init"] = "has no effect with -w, which brings all weights"
@@ -205,6 +236,15 @@ def check_backend():
         expected = ", ".join(BACKENDS)
         raise UserError(f"KERAS_BACKEND expects {expected}, got {name!r}")
     check_package(name, f"KERAS_BACKEND={name}")
+    file, found = keras_json()
+    if not isinstance(found, dict):
+        raise UserError(f"{file} expects an object {{}}; correct or remove it")
+    for key, choices in KERAS_JSON.items():
+        if found.get(key, choices[0]) not in choices:
+            raise UserError(
+                f"{file}: {key} expects {', '.join(choices)}, got "
+                f"{found[key]!r}; correct it, or remove the file"
+            )
 
 
 def check_package(name, user):

@@ -17,15 +17,16 @@ import utils
 from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
-from capsnet.data.looks import border_figures
 from capsnet.data.sources import hold_out, load
-from capsnet.devices import environment, make_deterministic
+from capsnet.devices import environment, forget_settings, make_deterministic
 from capsnet.evaluation import loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
-from capsnet.messages import UserError, command, fail
+from capsnet.fonts import legend
+from capsnet.messages import UserError, command, fail, printable
 from capsnet.models.geometry import parameters
-from capsnet.models.saving import export, load_models, load_weights, save_half
+from capsnet.models.saving import export, load_models, save_half
 from capsnet.models.several import labels_of
+from capsnet.models.weights import start_from
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -58,6 +59,7 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
         checks.started()
         lock = locked(task.save_dir) if task.save_dir else None
         with lock or contextlib.nullcontext():
+            forget_settings()
             keras.utils.set_random_seed(task.seed)
             if task.jit_compile is not True:
                 make_deterministic()
@@ -87,16 +89,23 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
 
 
 def read(task):
-    """The data set of a task; prints what is read of it and what is not."""
+    """The data set of a task."""
     data = load(task.dataset, seed=task.seed, **task.pictures)
-    for note in data.notes:
-        print(note)
+    tell_notes(data)
     return data
+
+
+def tell_notes(data):
+    """Prints what is read of a data set, and what is not."""
+    for note in data.notes:
+        print(printable(note))
 
 
 def run_training(task, script, scope, replicas):
     """Trains, and prints before what will be and after what came of it."""
     data = read(task)
+    digest = data.digest()
+    telling.tell_changed(task, digest)
     data, validation = held_out(task, data)
     class_weight = None
     n_class = len(data.class_names)
@@ -109,14 +118,14 @@ def run_training(task, script, scope, replicas):
         class_weight = balanced_weights(data.y_train, n_class)
     batch_size = telling.tell_choices(task, data, class_weight, replicas)
     with scope():
-        models = script.build(
-            task.network, data.input_shape, n_class, data.labels
-        )
+        shape = data.input_shape
+        models = script.build(task.network, shape, n_class, data.labels)
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
     if task.weights:
-        load_weights(models[1], *task.weights)
+        telling.tell_start(task, start_from(models[1], *task.weights))
     record = record_of(task, data, batch_size, models[0])
+    record["data_sha256"] = digest  # Held-out pictures included.
     telling.tell_run(task, data, record)
     with scope():
         _, record = script.train(
@@ -130,10 +139,9 @@ def run_training(task, script, scope, replicas):
             replicas=replicas,
             class_weight=class_weight,
             record=record,
-            verbose=1 if sys.stdout.isatty() else 2,
             **task.arguments,
         )
-    telling.tell_result(task, record)
+    telling.tell_result(task, data, record)
 
 
 def held_out(task, data):
@@ -158,11 +166,7 @@ def record_of(task, data, batch_size, train_model):
     steps = steps_per_epoch(len(data.x_train), batch_size)
     return {
         "flags": task.flags,
-        "class_names": data.class_names,
-        "labels": data.labels,
-        "input_shape": list(data.input_shape),
-        "input_range": [0.0, 1.0],
-        "border": border_figures(data.x_train),
+        **data.record(),
         "batch_size": batch_size,
         "lam_recon": task.lam_recon(data.target_shape, n_class),
         "ema": task.ema(task.arguments["epochs"] * steps),
@@ -176,8 +180,7 @@ def run_testing(task, script):
     models, data, records = loading.load_for_testing(
         task.weights, task.asked, script.build
     )
-    for note in data.notes:
-        print(note)
+    tell_notes(data)
     manipulate_model = models[0][2]
     if task.digit is not None:
         if manipulate_model is None:
@@ -186,6 +189,7 @@ def run_testing(task, script):
                 "it is a baseline, or was trained with --lam_recon 0"
             )
         drawn = loading.class_number(task.digit, data)
+        picture = loading.start_picture(task.picture, data, drawn, task.seed)
     if task.affine and data.labels != "one":
         raise UserError(
             f"--affine expects pictures of one class each, got {data.name!r}, "
@@ -197,18 +201,19 @@ def run_testing(task, script):
         figures = robustness.test_affine(
             eval_models, data, task.save_dir, figures
         )
-    print(f"Tested on {data.name}: {', '.join(task.weights)}")
-    for line in loading.trained_elsewhere(records, data):
-        print(line)
-    for line in loading.inverted(records, data, task.asked):
+    print(f"Tested on {printable(data.name)}: {', '.join(task.weights)}")
+    lines = list(loading.trained_elsewhere(records, data))
+    for line in lines + loading.inverted(records, data, task.asked):
+        print(printable(line))
+    for line in legend(data.class_names):
         print(line)
     if len(models) > 1:
-        print(f"{len(models)} models, capsule lengths summed")
+        print(f"{len(models)} models, mean of their capsules' lengths")
     has_decoder = manipulate_model is not None
     telling.tell_figures(figures, task.save_dir, has_decoder, data.labels)
     if task.digit is not None:
         path = script.manipulate(
-            manipulate_model, data, drawn, task.save_dir, task.seed
+            manipulate_model, picture, drawn, data.class_names, task.save_dir
         )
         print(f"Written: {path}")
 

@@ -4,10 +4,10 @@ Nothing here imports Keras, which takes seconds: `-h` and a wrong flag answer
 at once.
 """
 
-import math
 import re
 
-from capsnet.cli.parser import LARGEST_INTEGER, Parser, number
+from capsnet.cli.parser import Parser, number
+from capsnet.limits import CHOICES, INTEGERS, NUMBERS
 from capsnet.training.recipes import RECIPES
 
 # How the convolutions of the capsule network look.
@@ -88,11 +88,14 @@ class_weight: balanced lets rare classes count more in the class loss: pictures
 ema: momentum of a moving average of the weights, which is tested and saved; its
   memory is at most a tenth of the run; 0 saves the weights themselves
 seed: seed of weights, order and shifts
-weights: the model, or several that vote; in training, where to start from
+weights: the model, or several that vote; in training, where to start from, with
+  the layers that fit
 resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
 affine: with -t, test also on turned, slanted, scaled and moved pictures
 digit: draw what each dimension of a class's capsule does
+picture: with --digit, the picture to begin with: a file, or its name in
+  test.csv (default: one of the class)
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
 show_augment: draw some training pictures as --augment changes them
@@ -108,26 +111,32 @@ device: cpu splits the CPU, to try it
 """
 HELP = dict(re.findall(r"^(\w+): (.+(?:\n  .+)*)", HELP, re.MULTILINE))
 
-positive_int = number(int, 1, LARGEST_INTEGER)
-positive_float = number(float, 0, math.inf, low_included=False)
-non_negative_float = number(float, 0, math.inf)
-
 
 def lam_recon(text):
     """`--lam_recon`: a number, or how to derive it from the pictures."""
     if text in ("classic", "authors"):
         return text
-    return non_negative_float(text)
+    return number(float, *NUMBERS["lam_recon"])(text)
 
 
 def adder(group):
-    """`group.add_argument` for names and the default, with the help above."""
+    """`group.add_argument` for names and the default.
+
+    It knows the help above, and the flag's limits or choices.
+    """
 
     def add(*names_and_default, **more):
         *names, default = names_and_default
+        name = names[-1].removeprefix("--")
         if default is False:
             more["action"] = "store_true"
-        text = HELP[names[-1].removeprefix("--")]
+        elif name in INTEGERS:
+            more["type"] = number(int, *INTEGERS[name])
+        elif name in NUMBERS:
+            more.setdefault("type", number(float, *NUMBERS[name]))
+        elif name in CHOICES:
+            more["choices"] = CHOICES[name]
+        text = HELP[name]
         group.add_argument(*names, default=default, help=text, **more)
 
     return add
@@ -136,54 +145,48 @@ def adder(group):
 def add_data_options(group):
     add = adder(group)
     add("--dataset", None, metavar="NAME|PATH")
-    size = {"nargs": 2, "metavar": ("H", "W")}
-    add("--image_size", None, type=positive_int, **size)
+    add("--image_size", None, nargs=2, metavar=("H", "W"))
     add("--grayscale", False)
     add("--invert", False)
-    part = number(float, 0, 0.9, low_included=False)
-    add("--test_fraction", None, type=part, metavar="F")
+    add("--test_fraction", None, metavar="F")
     add("--skip_unreadable", False)
     kinds = ("shift", "affine", "photo", "none")
     add("--augment", "shift", choices=kinds)
-    add("--shift_fraction", 0.1, type=number(float, 0, 0.5), metavar="F")
-    add("--rotation", 15.0, type=number(float, 0, 180), metavar="DEGREES")
-    part = number(float, 0, 0.9)
-    add("--scale", 0.12, type=part, metavar="F")
-    add("--shear", 0.15, type=part, metavar="F")
-    add("--colour", 0.2, type=part, metavar="F")
-    add("--val_fraction", 0.0, type=number(float, 0, 0.9), metavar="F")
+    add("--shift_fraction", 0.1, metavar="F")
+    add("--rotation", 15.0, metavar="DEGREES")
+    add("--scale", 0.12, metavar="F")
+    add("--shear", 0.15, metavar="F")
+    add("--colour", 0.2, metavar="F")
+    add("--val_fraction", 0.0, metavar="F")
 
 
 def add_model_options(group):
     add = adder(group)
-    add("--model", "capsnet", choices=("capsnet", "efficient", "baseline"))
-    kinds = ("dynamic", "leaky", "max_min", "attention")
-    add("--routing", None, choices=kinds)
-    add("-r", "--routings", 3, type=positive_int, metavar="N")
-    add("--init", "length", choices=("length", "glorot", "authors"))
-    add("--capsule_bias", None, type=number(float, -1e6, 1e6), metavar="X")
-    add("--primary_scale", 1.0, type=positive_float, metavar="X")
-    add("--conv", "auto", choices=("auto", "direct", "fast"))
+    add("--model", "capsnet")
+    add("--routing", None)
+    add("-r", "--routings", 3, metavar="N")
+    add("--init", "length")
+    add("--capsule_bias", None, metavar="X")
+    add("--primary_scale", 1.0, metavar="X")
+    add("--conv", "auto")
     for name in GEOMETRY:
-        add(f"--{name}", None, type=positive_int, metavar="N")
+        add(f"--{name}", None, metavar="N")
 
 
 def add_training_options(group):
     add = adder(group)
     add("--recipe", "classic", choices=tuple(RECIPES))
-    add("--epochs", 50, type=positive_int, metavar="N")
-    add("--batch_size", None, type=positive_int, metavar="N")
-    add("--lr", 0.001, type=positive_float, metavar="X")
+    add("--epochs", 50, metavar="N")
+    add("--batch_size", None, metavar="N")
+    add("--lr", 0.001, metavar="X")
     add("--lr_schedule", "step", choices=("step", "cosine"))
-    factor = number(float, 0, 1, low_included=False)
-    add("--lr_decay", 0.9, type=factor, metavar="X")
-    steps = number(int, 0, LARGEST_INTEGER)
-    add("--lr_decay_steps", 0, type=steps, metavar="N")
-    add("--warmup", 0.0, type=non_negative_float, metavar="E")
+    add("--lr_decay", 0.9, metavar="X")
+    add("--lr_decay_steps", 0, metavar="N")
+    add("--warmup", 0.0, metavar="E")
     add("--lam_recon", "classic", type=lam_recon, metavar="X")
     add("--class_weight", "none", choices=("none", "balanced"))
-    add("--ema", 0.0, type=number(float, 0, 0.999999), metavar="X")
-    add("--seed", 0, type=number(int, 0, 2**32 - 1), metavar="N")
+    add("--ema", 0.0, metavar="X")
+    add("--seed", 0, metavar="N")
     add("-w", "--weights", None, nargs="+", metavar="FILE")
     add("--resume", False)
 
@@ -193,6 +196,7 @@ def add_task_options(group):
     add("-t", "--testing", False)
     add("--affine", False)
     add("--digit", None, metavar="CLASS")
+    add("--picture", None, metavar="FILE")
     add("--predict", None, nargs="+", metavar="FILE|FOLDER")
     add("--export", None, metavar="DIR|FILE.keras")
     add("--show_augment", False)
@@ -207,17 +211,16 @@ def add_output_options(group):
 def add_computing_options(group):
     """The flags of precision and compilation, which benchmarks have, too."""
     add = adder(group)
-    policies = ("float32", "mixed_bfloat16", "mixed_float16")
-    add("--dtype_policy", "float32", choices=policies)
+    add("--dtype_policy", "float32")
     add("--jit_compile", "auto", choices=("auto", "on", "off"))
 
 
 def add_device_options(group, multi_gpu):
     add = adder(group)
     add_computing_options(group)
-    add("--steps_per_execution", 1, type=positive_int, metavar="N")
+    add("--steps_per_execution", 1, metavar="N")
     if multi_gpu:
-        add("--gpus", None, type=number(int, 1, 1024), metavar="N")
+        add("--gpus", None, metavar="N")
         add("--device", "gpu", choices=("gpu", "cpu"))
 
 

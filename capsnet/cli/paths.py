@@ -41,6 +41,7 @@ def check_export(args):
             "format that it does not write; for ONNX see Keras's model.export"
         )
     empty = os.path.isdir(target) and not os.listdir(target)
+    empty = empty and not os.path.samefile(target, os.curdir)
     to_file = target.endswith(".keras")
     if os.path.lexists(target) and (to_file or not empty):
         kind = "new file" if to_file else "new or empty folder"

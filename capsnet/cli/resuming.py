@@ -9,7 +9,10 @@ from capsnet.messages import UserError, backend
 NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
-FREE_ON_RESUME |= {"affine", "invert"}  # Refused with every training.
+# Those of them that the next continuation needs again.
+NEEDED_AGAIN = {"epochs", "dataset", "debug", "gpus", "device"}
+# Refused with every training.
+FREE_ON_RESUME |= {"affine", "invert", "picture"}
 # What `parse_args` adds to the flags.
 NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
 
@@ -44,7 +47,8 @@ def restore_flags(args, defaults):
             "run from its model (-w) in another --save_dir"
         )
     args.epochs = epochs
-    for name in sorted(recorded.keys() & vars(args).keys() - FREE_ON_RESUME):
+    free = FREE_ON_RESUME | free_dataset(args, recorded["dataset"])
+    for name in sorted(recorded.keys() & vars(args).keys() - free):
         value = recorded[name]
         if name in args.given and recorded_value(args, name) != value:
             unset = value is None or value is False
@@ -55,6 +59,22 @@ def restore_flags(args, defaults):
                 "run in another --save_dir"
             )
         setattr(args, name, value)
+
+
+def free_dataset(args, recorded):
+    """`{"dataset"}` where the run goes on with pictures that were moved.
+
+    Once they are read, a digest tells whether they are the run's.
+    """
+    if "dataset" in args.given:
+        return {"dataset"} if "data_sha256" in args.resumed else set()
+    inner = split_pairs(recorded or "")[1]
+    if inner in NAMED_DATASETS or os.path.exists(inner):
+        return set()
+    raise UserError(
+        f"--resume: the run's pictures in {recorded!r} are not there; if they "
+        "were moved, name the place with --dataset"
+    )
 
 
 def recorded_value(args, name):

@@ -8,6 +8,7 @@ flags' words.
 import dataclasses
 
 from capsnet.cli.checks import flags_of
+from capsnet.cli.resuming import NEEDED_AGAIN
 from capsnet.data.augment import Affine, Augmentation, Photo, Shift
 from capsnet.data.batches import choose_batch_size
 from capsnet.models.networks import Network, reconstruction_weight
@@ -109,12 +110,14 @@ class Testing(Task):
 
     Args:
         digit: Name or number of the class to draw, or `None`.
+        picture: File or number of the picture to draw it of, or `None`.
         affine: Whether to test on affinely changed pictures, too.
         asked: Dictionary of the flags that the user gave; all else is as in
             training.
     """
 
     digit: str | None
+    picture: str | None
     affine: bool
     asked: dict
 
@@ -160,12 +163,13 @@ def read(args):
     }
     flags = flags_of(args)
     if args.task in ("-t", "--digit"):
-        own = {"testing", "digit", "affine", "weights", "save_dir"}
+        own = {"testing", "digit", "picture", "affine", "weights", "save_dir"}
         named = args.given - own
         asked = {name: flags[name] for name in named}
         if "jit_compile" in asked:
             asked["jit_compile"] = common["jit_compile"]
-        common |= {"digit": args.digit, "affine": args.affine}
+        common |= {"digit": args.digit, "picture": args.picture}
+        common["affine"] = args.affine
         return Testing(**common, asked=asked)
     if args.task is None:
         return read_training(args, flags, common)
@@ -185,8 +189,10 @@ def read_training(args, flags, common):
     if "gpus" in flags:
         script = "capsulenet-multi-gpu.py"
     again = [script, "--resume", "--save_dir", args.save_dir]
-    for name in sorted({"gpus", "device"} & args.given):
-        again += [f"--{name}", flags[name]]
+    # A run's own epochs and pictures are in its record.
+    recorded = set() if args.resume else {"epochs", "dataset"}
+    for name in sorted(NEEDED_AGAIN & args.given - recorded):
+        again += [f"--{name}"] + [flags[name]] * (flags[name] is not True)
     arguments = {name: flags[name] for name in TRAINING}
     arguments |= {"jit_compile": common["jit_compile"], "resumed": args.resumed}
     read = read_pictures(args, flags)

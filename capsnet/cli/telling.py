@@ -3,18 +3,73 @@
 import contextlib
 import os
 
+import numpy as np
+
 from capsnet.cli.settings import Training
 from capsnet.data.batches import steps_per_epoch
-from capsnet.devices import machine_memory, runs_on_cpu
+from capsnet.devices import described, machine_memory, runs_on_cpu
 from capsnet.evaluation import answers
-from capsnet.evaluation.figures import worst_classes
+from capsnet.evaluation.figures import (
+    class_figures,
+    class_lines,
+    worst_classes,
+)
 from capsnet.files import AFFINE, MODEL, read_state
-from capsnet.messages import UserError, command, counted, cross, gigabytes
+from capsnet.fonts import legend
+from capsnet.messages import (
+    UserError,
+    command,
+    counted,
+    cross,
+    duration,
+    gigabytes,
+    listed,
+    printable,
+)
 from capsnet.models.geometry import describe, training_memory
 from capsnet.models.inference import PREDICT_BATCH
 from capsnet.training.schedules import schedule, warmup_steps
 
 SCRIPT = "capsulenet.py"
+# Training pictures of a class that are few; and by how many times the largest
+# class has more than the smallest, so that it is worth a warning.
+FEW, UNEQUAL = 20, 10
+# How many times too large an estimate of memory may be.
+SURELY = 1.5
+
+
+def tell_changed(task, digest):
+    """Warns where a run goes on with other pictures than it began with.
+
+    Args:
+        task: A `Training`.
+        digest: The data set's, as `Dataset.digest` returns it.
+
+    Raises:
+        UserError: If the user named them for those of the run.
+    """
+    resumed = task.arguments["resumed"] or {}
+    if resumed.get("data_sha256", digest) == digest:
+        return
+    if task.flags["dataset"] != resumed["flags"]["dataset"]:
+        raise UserError(
+            "--resume: expected the run's pictures and labels, got "
+            f"{task.dataset!r}, which holds others; name the place of the "
+            "run's, or start a new run from its model (-w)"
+        )
+    print(
+        "Warning: the data set has changed since the run began; from here on "
+        "it is another run"
+    )
+
+
+def tell_start(task, left):
+    """Says which layers do not begin with the weights of -w, if any."""
+    if left:
+        print(
+            f"Starting from {task.weights[0]}, but for layers of other shapes, "
+            f"which begin anew: {listed(left)}"
+        )
 
 
 def tell_choices(task, data, class_weight, replicas):
@@ -38,7 +93,12 @@ def tell_choices(task, data, class_weight, replicas):
 
 
 def tell_network(train_model, data, batch_size, replicas):
-    """Prints the network that was built, and whether its memory is there."""
+    """Prints the network that was built, and whether its memory is there.
+
+    Raises:
+        UserError: If there is by far not enough: the system would end the
+            process in the middle of it.
+    """
     sizes = {
         # One batch may be larger than the whole set.
         "batch_size": min(batch_size, len(data.x_train)),
@@ -49,12 +109,15 @@ def tell_network(train_model, data, batch_size, replicas):
     print(describe(train_model, **sizes), flush=True)
     available = machine_memory() if runs_on_cpu() else None
     needed = training_memory(train_model, **sizes)
-    if available is not None and needed > available:
-        print(
-            f"Warning: training may need {gigabytes(needed)} of memory, and "
-            f"there are {gigabytes(available)}: if it fails, lower "
-            "--batch_size or --image_size"
-        )
+    if available is None or needed <= available:
+        return
+    line = (
+        f"training may need {gigabytes(needed)} of memory, and there are "
+        f"{gigabytes(available)}"
+    )
+    if needed > SURELY * available:
+        raise UserError(f"{line}: lower --batch_size or --image_size")
+    print(f"Warning: {line}: if it fails, lower --batch_size or --image_size")
 
 
 def tell_compilation(task):
@@ -86,9 +149,33 @@ def tell_run(task, data, record):
         f"of {cross(record['input_shape'])}, {len(data.class_names)} classes"
         f"{several}; {record['parameters']:,} weights"
     )
+    print(f"Computing with {described(record['environment'])}")
+    for line in legend(data.class_names):
+        print(line)
+    if data.labels == "one":
+        tell_classes(data, task.balanced)
     tell_steps(task, steps_per_epoch(pictures, record["batch_size"]), record)
     if not resumed:
         tell_replaced(task.save_dir)
+
+
+def tell_classes(data, balanced):
+    """Prints how many pictures a class has, and warns where it is unequal."""
+    counts = np.bincount(data.y_train, minlength=len(data.class_names))
+    few, many = counts.min(), counts.max()
+    between = few if few == many else f"{few} to {many}"
+    print(f"{between} of them in each class")
+    rarest = f"{printable(data.class_names[counts.argmin()])!r}"
+    if many >= UNEQUAL * few and not balanced:
+        print(
+            f"Warning: class {rarest} has {few}, others have {UNEQUAL} times "
+            "as many: --class_weight balanced lets each class count alike"
+        )
+    elif few < FEW:
+        print(
+            f"Warning: class {rarest} has {counted(few, 'training picture')}; "
+            f"{FEW} are few, 100 better"
+        )
 
 
 def tell_steps(task, steps, record):
@@ -131,15 +218,25 @@ def tell_replaced(save_dir):
         )
 
 
-def tell_result(task, record):
+def tell_result(task, data, record):
     """Prints what came of a training, and how to test it."""
+    print(f"Trained for {duration(sum(record['seconds_per_epoch']))}")
     if record["labels"] == "one":
         error = f"Test error: {record['test_error']:.2f} %"
         print(f"{error} (epoch {record['epoch']})")
+        counts = np.bincount(data.y_test, minlength=len(data.class_names))
+        if "class_mistakes" in record:
+            tested = counts, record["class_mistakes"]
+            classes = class_figures(data.class_names, *tested)
+            for line in class_lines(classes):
+                print(line)
     else:
         print(f"Epoch {record['epoch']}, all of the test part:")
         print("\n".join(answers.lines(record)))
-    print(f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json")
+    print(
+        f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json, "
+        "batch.png"
+    )
     words = ["-t", "-w", os.path.join(task.save_dir, MODEL)]
     if task.save_dir != "result":
         words += ["--save_dir", task.save_dir]
@@ -148,7 +245,7 @@ def tell_result(task, record):
 
 def tell_figures(figures, save_dir, decoder, labels="one"):
     """Prints what came of a test, of a model with or without a decoder."""
-    written = ["test.json"]
+    written = ["test.json", *(["test.csv"] if labels != "pair" else [])]
     if labels == "one":
         print(f"Accuracy: {100 * figures['accuracy']:.2f} %")
         error = "{test_error:.2f} % ({mistakes} of {pictures})"
@@ -158,10 +255,14 @@ def tell_figures(figures, save_dir, decoder, labels="one"):
             changed = f"; affinely changed {error.format(**figures['affine'])}"
             written.append(AFFINE)
         print(f"Test error: {error.format(**figures)}{changed}")
+        lines = class_lines(figures["classes"])
     else:
-        print("\n".join(answers.lines(figures)))
+        lines = answers.lines(figures)
+        if figures["mistakes"]:
+            lines.append(worst_classes(figures["classes"]))
+    for line in lines:
+        print(line)
     if figures["mistakes"]:
-        print(worst_classes(figures["classes"]))
         written.append("mistakes.png")
     else:
         print("No mistakes, so no mistakes.png")

@@ -1,10 +1,13 @@
 """A data set in memory, and the batches of its parts."""
 
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 
 from capsnet.data.batches import ShiftedBatches
+from capsnet.data.looks import border_figures
 from capsnet.data.pairs import PairBatches, canvas
 
 
@@ -24,6 +27,8 @@ class Dataset:
     pairs: bool = False  # Whether two of the pictures are to be in each.
     # Pictures and labels of a part that chooses the epoch to keep, if any.
     validation: tuple | None = None
+    # Of each test picture its file, below the data set's folder, or its row.
+    test_names: list[str] | None = None
 
     @property
     def labels(self):
@@ -42,6 +47,16 @@ class Dataset:
     def target_shape(self):
         """The shape of what its decoder is to draw: both pictures of a pair."""
         return (2, *self.input_shape) if self.pairs else self.input_shape
+
+    def record(self):
+        """What a model's record says of the pictures that it is made for."""
+        return {
+            "class_names": self.class_names,
+            "labels": self.labels,
+            "input_shape": list(self.input_shape),
+            "input_range": [0.0, 1.0],
+            "border": border_figures(self.x_train),
+        }
 
     def training_batches(self, augment, seed, class_weight=None, **common):
         """The training part, in each epoch anew.
@@ -71,6 +86,17 @@ class Dataset:
         if self.pairs:
             return self.test_batches(1).pictures([index])[0][0]
         return self.x_test[index]
+
+    def digest(self):
+        """Hexadecimal SHA-256 of all pictures, labels and class names."""
+        arrays = self.x_train, self.y_train, self.x_test, self.y_test
+        arrays += self.validation or ()
+        shapes = [array.shape for array in arrays]
+        head = json.dumps([self.pairs, self.class_names, shapes])
+        digest = hashlib.sha256(head.encode())
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     def tested(self, class_number):
         """Which pictures of the test part are of a class, by index."""

@@ -64,8 +64,8 @@ def load_pictures(root, image_size, channels, skip_unreadable):
         root: A `trees.Folder`.
 
     Returns:
-        Pairs `(x, y)` by part, class names, for each picture of the part
-        `ALL` its name within its class, and notes.
+        Pairs `(x, y)` by part, class names, the files of each part, for each
+        picture of the part `ALL` its name within its class, and notes.
     """
     classes, notes = find_classes(root)
     found = {}
@@ -84,7 +84,7 @@ def load_pictures(root, image_size, channels, skip_unreadable):
             raise no_pictures(root, folder)
     # As many channels as the picture that has most.
     channels = max(pixels.shape[2] for pixels in pictures.values())
-    parts = {}
+    parts, files = {}, {}
     for part in classes:
         own = [path for path in pictures if found[path][0] == part]
         if not own:
@@ -95,8 +95,10 @@ def load_pictures(root, image_size, channels, skip_unreadable):
         x = np.stack([convert(pictures[p], None, channels) for p in own])
         y = np.array([number[found[path][1].path] for path in own])
         parts[part] = x, y
-    files = [p.relative_to(found[p][1].path).as_posix() for p in pictures]
-    return parts, names, files, notes + left_out + count_rest(root, classes)
+        files[part] = [p.relative_to(root.path).as_posix() for p in own]
+    within = [p.relative_to(found[p][1].path).as_posix() for p in pictures]
+    notes += left_out + count_rest(root, classes)
+    return parts, names, files, within, notes
 
 
 def no_pictures(root, folder):

@@ -1,10 +1,8 @@
 """Labels: read as people have them, counted from 0, each class named."""
 
-import unicodedata
-
 import numpy as np
 
-from capsnet.messages import UserError
+from capsnet.messages import UserError, plain
 
 # Whole numbers above it are not all different as floats.
 LARGEST_FLOAT = 2**53
@@ -88,13 +86,14 @@ def index_labels(name, labels, class_names=None):
     if class_names is None:
         class_names = classes.astype(str).tolist()
     places = _places(name, classes, class_names)
+    class_names = [plain(each) for each in class_names]
     check_names(name, class_names)
     if not rows:
         labels = {
             part: places[np.searchsorted(classes, y)]
             for part, y in labels.items()
         }
-    return labels, list(class_names)
+    return labels, class_names
 
 
 def _places(name, classes, class_names):
@@ -116,10 +115,7 @@ def _places(name, classes, class_names):
 
 def check_names(name, class_names):
     """Raises UserError where a reader cannot tell two of the names apart."""
-    shown = [
-        " ".join(unicodedata.normalize("NFC", each).split())
-        for each in class_names
-    ]
+    shown = [" ".join(plain(each).split()) for each in class_names]
     twice = [each for each in shown if shown.count(each) > 1]
     if twice:
         raise UserError(

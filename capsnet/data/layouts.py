@@ -7,11 +7,10 @@ would be the worst: a layout that is not clear is refused.
 
 import collections
 import re
-import unicodedata
 
 from capsnet.data.parts import ALL, PARTS, array_of, has_test, part_of
 from capsnet.data.trees import any_picture, note_left_out, of_runs
-from capsnet.messages import UserError, counted, listed
+from capsnet.messages import UserError, counted, listed, plain
 
 IDX = re.compile(r"(.+)[-.]idx\d-(?:ubyte|int)(?:\.gz)?", re.ASCII)
 # Files of arrays, by the kind of data set that several of them make.
@@ -79,7 +78,7 @@ def tables(folder):
 
 def class_name(folder):
     """A folder's name as a class: one form of letters that look equal."""
-    return unicodedata.normalize("NFC", folder.path.name)
+    return plain(folder.path.name)
 
 
 def find_classes(root):

@@ -118,7 +118,7 @@ def complete(name, parts, names, fraction):
 
     Args:
         name: The data set's name, for the error.
-        parts: Arrays `(x, y)` by part.
+        parts: Arrays `(x, y)` by part, and whatever else each picture has.
         names: For each picture of the part `ALL` a name, which decides
             whether it is tested; `None` for its place.
         fraction: None, or the part of each class that is kept for the test.
@@ -127,11 +127,15 @@ def complete(name, parts, names, fraction):
         UserError: If a fraction is given where there is a test part.
     """
     if ALL in parts:
-        x, y = parts[ALL]
+        y = parts[ALL][1]
         names = names or list(map(str, range(len(y))))
         is_test = choose_test(y, names, fraction or TEST_FRACTION)
         kept = {"train": ~is_test, "test": is_test}
-        return {part: (x[own], y[own]) for part, own in kept.items()}, []
+        parts = {
+            part: tuple(each[own] for each in parts[ALL])
+            for part, own in kept.items()
+        }
+        return parts, []
     if fraction is not None:
         raise UserError(
             "expected --test_fraction with data that have no test part, "

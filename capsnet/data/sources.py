@@ -92,27 +92,37 @@ def load(
             read = load_pictures(place, *asked)
         else:
             read = _load_arrays(name, kind, place, seed)
-        parts, class_names, files, notes = read
+        parts, class_names, files, within, notes = read
         parts, scaled = check_parts(name, parts)
-        parts, chosen = complete(name, parts, files, test_fraction)
+        parts = _with_names(parts, files)
+        parts, chosen = complete(name, parts, within, test_fraction)
         notes = notes + scaled + chosen
-        labels = {part: y for part, (_, y) in parts.items()}
+        labels = {part: y for part, (_, y, _) in parts.items()}
         if kind == "pictures":
             notes += count_classes(name, labels, class_names)
         labels, class_names = index_labels(name, labels, class_names)
         if pairs:
             _check_pairs(name, labels)
-        parts = {
+        own = {
             part: (adapt(x, image_size, grayscale), labels[part])
-            for part, (x, _) in parts.items()
+            for part, (x, _, _) in parts.items()
         }
     return Dataset(
-        *(*parts["train"], *parts["test"], class_names),
+        *(*own["train"], *own["test"], class_names),
         name=pairs + name,
         notes=notes,
         pairs=bool(pairs),
-        validation=parts.get("val"),
+        validation=own.get("val"),
+        test_names=parts["test"][2].tolist(),
     )
+
+
+def _with_names(parts, files):
+    """Parts `(x, y, names)`: of each picture its file, or its row."""
+    return {
+        part: (x, y, np.array(files.get(part) or range(len(y)), dtype=str))
+        for part, (x, y) in parts.items()
+    }
 
 
 @contextlib.contextmanager
@@ -134,16 +144,16 @@ def _faults(name):
 
 
 def _load_arrays(name, kind, place, seed):
-    """Pairs `(x, y)` by part, class names or `None`, no names, and notes."""
+    """As `load_pictures`, without files, the class names perhaps `None`."""
     if kind in READERS:
         parts, names, notes = READERS[kind](place)
-        return parts, names, None, notes
+        return parts, names, {}, None, notes
     if kind == "digits":
         train, test = draw_digits(seed)
     else:
         train, test = _load_keras(name)
     names = KERAS_DATASETS.get(name, DIGIT_NAMES)
-    return {"train": train, "test": test}, names, None, []
+    return {"train": train, "test": test}, names, {}, None, []
 
 
 def hold_out(dataset, fraction, seed):

@@ -11,8 +11,10 @@ import numpy as np
 
 import utils
 from capsnet.data.pairs import VERSIONS
-from capsnet.evaluation.figures import SHOWN, replace_test, spread
+from capsnet.evaluation.figures import SHOWN, joined, replace_test, spread
+from capsnet.evaluation.prediction import write_test_table
 from capsnet.files import MODEL, whole_file
+from capsnet.fonts import drawable_names
 from capsnet.messages import shorten
 from capsnet.models.inference import (
     PREDICT_BATCH,
@@ -39,6 +41,8 @@ def test(eval_models, data, save_dir, weights=()):
         **test_figures(lengths, batches.answers, data),
     }
     replace_test(save_dir, counts)
+    if not data.pairs:
+        write_test_table(data, lengths, save_dir)
     draw = draw_pairs if data.pairs else draw_sets
     draw(eval_models[0], data, batches, lengths, save_dir)
     return counts
@@ -163,7 +167,8 @@ def draw_pairs(eval_model, data, batches, lengths, save_dir):
     files = {"mistakes.png": wrong[:PAIRS_SHOWN]}
     if "decoder" in eval_model.output:
         files["real_and_recon.png"] = spread(len(lengths), PAIRS_SHOWN)
-    names = [shorten(name, 12) for name in data.class_names]
+    names = drawable_names(data.class_names)
+    names = [shorten(name, 12) for name in names]
     for file, chosen in files.items():
         if len(chosen) == 0:
             continue
@@ -204,8 +209,9 @@ def draw_sets(eval_model, data, batches, lengths, save_dir):
         return reconstructions(eval_model, data.x_test[indices], label)
 
     if len(chosen):
+        names = drawable_names(data.class_names)
         titles = [
-            f"{joined(row, data)} -> {joined(other, data)}"
+            f"{joined(row, names)} -> {joined(other, names)}"
             for row, other in zip(answers[chosen], named[chosen])
         ]
         made = drawn(chosen) if with_decoder else None
@@ -238,9 +244,3 @@ def reconstructions(eval_model, images, label):
     inputs = {"image": images / np.float32(255), "label": label}
     train_model, _, _ = attach(eval_model)
     return train_model.predict(inputs, len(images), verbose=0)["decoder"]
-
-
-def joined(row, data):
-    """The names of the classes in a row of booleans."""
-    names = [shorten(data.class_names[i], 12) for i in np.flatnonzero(row)]
-    return ", ".join(names) or "none"

@@ -3,16 +3,28 @@
 import json
 import os
 import re
+from os.path import basename
 
 import numpy as np
 
 import utils
-from capsnet.files import AFFINE, TEST_FILES, remove, whole_file, write_json
+from capsnet.files import (
+    AFFINE,
+    BATCH,
+    TEST_FILES,
+    remove,
+    whole_file,
+    write_json,
+)
+from capsnet.fonts import drawable_names
 from capsnet.messages import shorten
 from capsnet.models.inference import lengths_model, predict
 
-# Pictures that are drawn at most.
+# Pictures that are drawn at most, and of a training's first batch.
 SHOWN = 50
+OF_BATCH = 30
+# Times as many pictures as the smallest class; then classes count alike, too.
+UNEQUAL = 2
 
 
 def replace_test(save_dir, counts):
@@ -50,6 +62,18 @@ def manipulation_path(save_dir, class_names, class_number):
     return os.path.join(save_dir, f"manipulate-{name}.png")
 
 
+def example(data, class_number, seed=0):
+    """A picture of the test part that is of a class, uint8.
+
+    Args:
+        data: A `Dataset`.
+        class_number: Integer, index of the class.
+        seed: Integer that chooses the picture.
+    """
+    chosen = np.random.default_rng(seed).choice(data.tested(class_number))
+    return data.test_picture(chosen)
+
+
 def spread(count, most=SHOWN):
     """At most `most` of `count` indices: the set may be sorted by class."""
     shown = min(count, most)
@@ -66,10 +90,11 @@ def count_answers(eval_models, images, labels, n_class):
         n_class: Integer, number of classes.
 
     Returns:
-        The lengths of the capsules, summed over the models, `(n, n_class)`;
+        The lengths of the capsules, the mean of the models, `(n, n_class)`;
         and the confusion, as in `test_figures`.
     """
     lengths = sum(predict(lengths_model(each), images) for each in eval_models)
+    lengths = lengths / len(eval_models)
     confusion = np.zeros((n_class, n_class), "int64")
     np.add.at(confusion, (labels, lengths.argmax(-1)), 1)
     return lengths, confusion
@@ -82,24 +107,37 @@ def test_figures(confusion, class_names):
         confusion: Integer array, rows are true classes, columns predicted.
         class_names: List of strings.
     """
-    counts = confusion.sum(axis=1).tolist()
-    mistakes = (confusion.sum(axis=1) - confusion.diagonal()).tolist()
+    counts = confusion.sum(axis=1)
+    mistakes = counts - confusion.diagonal()
+    wrong, total = int(mistakes.sum()), int(counts.sum())
     return {
-        "accuracy": 1 - sum(mistakes) / sum(counts),
-        "test_error": 100 * sum(mistakes) / sum(counts),
-        "mistakes": sum(mistakes),
-        "pictures": sum(counts),
-        "classes": {
-            name: {
-                "pictures": count,
-                "mistakes": wrong,
-                # A class may have no picture in the test part.
-                "error": 100 * wrong / count if count else None,
-            }
-            for name, count, wrong in zip(class_names, counts, mistakes)
-        },
+        "accuracy": 1 - wrong / total,
+        "balanced_accuracy": balanced_accuracy(counts, mistakes),
+        "test_error": 100 * wrong / total,
+        "mistakes": wrong,
+        "pictures": total,
+        "classes": class_figures(class_names, counts, mistakes),
         "confusion": confusion.tolist(),
     }
+
+
+def class_figures(class_names, counts, mistakes):
+    """Of each class: its pictures, the mistakes, and the error in percent."""
+    return {
+        name: {
+            "pictures": int(count),
+            "mistakes": int(wrong),
+            # A class may have no picture in the test part.
+            "error": float(100 * wrong / count) if count else None,
+        }
+        for name, count, wrong in zip(class_names, counts, mistakes)
+    }
+
+
+def balanced_accuracy(counts, mistakes):
+    """The mean of the classes' accuracies, of those that have pictures."""
+    has_any = counts > 0
+    return float(1 - np.mean(mistakes[has_any] / counts[has_any]))
 
 
 def draw_test(eval_model, data, lengths, confusion, save_dir):
@@ -125,6 +163,29 @@ def draw_test(eval_model, data, lengths, confusion, save_dir):
             utils.draw_reconstructions(shown / 255, reconstructions, path)
 
 
+def draw_batch(batch, class_names, save_dir):
+    """Draws `batch.png`: pictures as a network sees them in training.
+
+    Args:
+        batch: One of `Batches`.
+        class_names: List of strings.
+        save_dir: Folder.
+    """
+    inputs, targets = batch[:2]
+    images = inputs["image"] if isinstance(inputs, dict) else inputs
+    rows = targets["capsnet"][:OF_BATCH]
+    names = drawable_names(class_names)
+    titles = [joined(row, names) for row in rows]
+    with whole_file(os.path.join(save_dir, BATCH)) as path:
+        utils.draw_pairs(images[:OF_BATCH], None, titles, path)
+
+
+def joined(row, class_names):
+    """The names of the classes in a row of booleans, or of 0 and 1."""
+    names = [shorten(class_names[i], 12) for i in np.flatnonzero(row)]
+    return ", ".join(names) or "none"
+
+
 def draw_mistakes(eval_model, data, lengths, save_dir):
     """Draws `mistakes.png`, the most confident mistakes first, if any.
 
@@ -140,9 +201,12 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
         return
     order = np.argsort(-lengths.max(-1)[wrong], kind="stable")
     worst = wrong[order[:SHOWN]]
-    names = [shorten(name, 18) for name in data.class_names]
+    names = drawable_names(data.class_names)
+    names = [shorten(name, 18) for name in names]
+    files = data.test_names or list(map(str, range(len(lengths))))
     titles = [
-        f"{names[data.y_test[index]]} -> {names[predicted[index]]}"
+        f"{shorten(basename(files[index]), 18)}: {names[data.y_test[index]]} "
+        f"-> {names[predicted[index]]} ({lengths[index].max():.2f})"
         for index in worst
     ]
     path = os.path.join(save_dir, "mistakes.png")
@@ -162,6 +226,17 @@ def draw_pictures(eval_model, images, titles, path):
             reconstructions = utils.overlay(reconstructions)
     with whole_file(path) as temporary:
         utils.draw_pairs(shown, reconstructions, titles, temporary)
+
+
+def class_lines(classes):
+    """What there is to say of the `classes` of `test_figures`."""
+    counts = np.array([each["pictures"] for each in classes.values()])
+    mistakes = np.array([each["mistakes"] for each in classes.values()])
+    lines = [worst_classes(classes)] if mistakes.any() else []
+    if counts.max() > UNEQUAL * counts.min():
+        mean = 100 * balanced_accuracy(counts, mistakes)
+        lines.append(f"Balanced accuracy, the classes' mean: {mean:.2f} %")
+    return lines
 
 
 def worst_classes(classes, named=3):

@@ -11,18 +11,15 @@ import keras
 
 from capsnet.data import looks
 from capsnet.data.parts import TEST_FRACTION
+from capsnet.data.pictures import read_pictures
 from capsnet.data.sources import BUILT_IN, load, reorder
+from capsnet.evaluation.figures import example
 from capsnet.files import split_pairs
-from capsnet.messages import UserError, listed
+from capsnet.messages import UserError, listed, plain
 from capsnet.models.networks import Network, attach
-from capsnet.models.saving import (
-    check_model,
-    class_names_of,
-    copy_weights,
-    load_model,
-    load_weights,
-)
+from capsnet.models.saving import check_model, class_names_of, load_model
 from capsnet.models.several import check_labels
+from capsnet.models.weights import copy_weights, load_weights
 
 # Flags that say how pictures are read, and how a model computes.
 OF_PICTURES = ("image_size", "grayscale", "skip_unreadable")
@@ -125,11 +122,20 @@ def place_of(name):
     return pairs + os.path.realpath(os.path.expanduser(inner))
 
 
+def folder_of(name):
+    """The last part of a data set's path; None where it is no path."""
+    inner = split_pairs(name or "")[1]
+    if inner and inner not in BUILT_IN:
+        return os.path.basename(place_of(inner))
+    return None
+
+
 def unseen_fraction(asked, records, name):
     """The part of each class that no model was trained on, None for no folder.
 
     The test part of a folder is the same for all seeds, and a smaller part
-    lies within a larger one.
+    lies within a larger one. A folder may have been moved: of the same name
+    is the same.
 
     Args:
         asked: None, or the fraction that the user asked for; it may be
@@ -138,8 +144,8 @@ def unseen_fraction(asked, records, name):
         name: The data set to test on.
     """
     flags = [record.get("flags", {}) for record in records.values()]
-    here = place_of(name)
-    same = [each for each in flags if place_of(each.get("dataset")) == here]
+    here = folder_of(name) or name
+    same = [each for each in flags if folder_of(each.get("dataset")) == here]
     kept = [each.get("test_fraction") for each in same]
     smallest = min((each or TEST_FRACTION for each in kept), default=1)
     if asked and asked > smallest:
@@ -219,6 +225,7 @@ def class_number(name, data):
     """The index of a class given by its name, or else its number."""
     n_class = len(data.class_names)
     choices = [*data.class_names, *map(str, range(n_class))]
+    name = plain(name)
     if name not in choices:
         raise UserError(
             f"--digit expects a class, one of {listed(data.class_names)}; "
@@ -231,3 +238,31 @@ def class_number(name, data):
             f"{name!r} without any; choose another class"
         )
     return number
+
+
+def start_picture(asked, data, number, seed):
+    """The picture whose capsule --digit changes, uint8.
+
+    Args:
+        asked: A file, a name in `test.csv`, or `None`.
+        data: A `Dataset`.
+        number: Integer, the class of which to take one where none is asked
+            for, and
+        seed: which one.
+    """
+    if asked is None:
+        return example(data, number, seed)
+    names = data.test_names or []
+    if asked in names:
+        return data.test_picture(names.index(asked))
+    if not os.path.exists(asked):
+        raise UserError(
+            "--picture expects a file, or a name of the column file in "
+            f"test.csv, got {asked!r}, which is neither"
+        )
+    pictures, unreadable, _ = read_pictures([asked], data.input_shape)
+    if unreadable:
+        raise UserError(
+            f"--picture expects a picture, got {unreadable[0]}: take another"
+        )
+    return pictures[0][1]

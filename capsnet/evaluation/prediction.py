@@ -5,17 +5,25 @@ import csv
 import os
 import sys
 
-import keras
 import numpy as np
 
 from capsnet.data import looks
 from capsnet.data.folders import unreadable_error
 from capsnet.data.pictures import read_pictures
 from capsnet.evaluation.figures import SHOWN, draw_pictures
-from capsnet.files import whole_file
-from capsnet.messages import counted, cross, listed, printable, shorten
+from capsnet.files import TEST_TABLE, whole_file
+from capsnet.messages import (
+    StatusLine,
+    counted,
+    cross,
+    listed,
+    printable,
+    shorten,
+)
 from capsnet.models.inference import PREDICT_BATCH, lengths_model, predict
 
+# How a spreadsheet's formulas begin.
+FORMULAS = tuple("=+-@\t\r")
 # Of `predictions.csv`, and what stands above the printed table, by the labels
 # that a picture has.
 COLUMNS = {
@@ -110,9 +118,9 @@ def predict_files(
     input_shape = models[0].input.shape[1:]
     capsules = [lengths_model(model) for model in models]
     rows, images, unreadable, unlike, resized = [], [], [], [], 0
-    # Keras's bar goes to standard output, which may be sent to a file.
+    # The table goes to standard output, which may be sent to a file.
     with contextlib.redirect_stdout(sys.stderr):
-        bar = keras.utils.Progbar(len(files), unit_name="picture")
+        line = StatusLine()
         for start in range(0, len(files), PREDICT_BATCH):
             part = files[start : start + PREDICT_BATCH]
             pictures, failed, count = read_pictures(part, input_shape)
@@ -128,8 +136,9 @@ def predict_files(
                 lengths = sum(predict(model, x) for model in capsules)
                 lengths /= len(models)
                 rows += make_rows(names, lengths, class_names, labels)
-            if len(files) > PREDICT_BATCH:
-                bar.update(start + len(part))
+            done = 100 * (start + len(part)) // len(files)
+            line.show(f"{done} % of the pictures")
+        line.clear()
     if unreadable and not (skip_unreadable and rows):
         raise unreadable_error("", unreadable, len(files), skip_unreadable)
     notes = note_resized(resized, len(rows), input_shape)
@@ -149,17 +158,7 @@ def note_resized(count, total, input_shape):
 
 def write_predictions(eval_model, rows, images, save_dir, labels="one"):
     """Writes `predictions.csv` and, drawn by a model, `predictions.png`."""
-    with whole_file(os.path.join(save_dir, "predictions.csv")) as path:
-        # A file's name may hold any bytes.
-        with open(
-            path, "w", newline="", encoding="utf-8", errors="backslashreplace"
-        ) as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS[labels])
-            for row in rows:
-                writer.writerow(
-                    f"{v:.6f}" if isinstance(v, float) else v for v in row
-                )
+    write_table(save_dir, "predictions.csv", COLUMNS[labels], rows)
     titles = [
         f"{shorten(printable(os.path.basename(row[0])), 18)}: "
         f"{named_in(row, labels)}"
@@ -167,6 +166,49 @@ def write_predictions(eval_model, rows, images, save_dir, labels="one"):
     ]
     path = os.path.join(save_dir, "predictions.png")
     draw_pictures(eval_model, images, titles, path)
+
+
+def write_test_table(data, lengths, save_dir):
+    """Writes `test.csv`: what each test picture is, and is taken for.
+
+    Args:
+        data: A `Dataset`, not of pairs.
+        lengths: Array of shape `(n, n_class)` for its test part.
+        save_dir: Folder.
+    """
+    answers = data.test_batches(PREDICT_BATCH).answers
+    names = data.test_names or range(len(answers))
+    rows = make_rows(map(str, names), lengths, data.class_names, data.labels)
+    rows = [
+        (file, "; ".join(data.class_names[i] for i in np.flatnonzero(answer)))
+        + tuple(rest)
+        for (file, *rest), answer in zip(rows, answers)
+    ]
+    file, *rest = COLUMNS[data.labels]
+    write_table(save_dir, TEST_TABLE, (file, "true", *rest), rows)
+
+
+def write_table(save_dir, name, columns, rows):
+    """Writes a CSV file of texts and numbers."""
+    with whole_file(os.path.join(save_dir, name)) as path:
+        # A file's name may hold any bytes.
+        with open(
+            path, "w", newline="", encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            for row in rows:
+                writer.writerow(map(cell, row))
+
+
+def cell(value):
+    """A value for a CSV file: a number, or a text that is no formula.
+
+    A spreadsheet computes what begins with `=`, for instance.
+    """
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return f"'{value}" if value.startswith(FORMULAS) else value
 
 
 def named_in(row, labels):

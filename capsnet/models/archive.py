@@ -14,7 +14,8 @@ import zipfile
 import h5py
 import numpy as np
 
-from capsnet.messages import UserError, cross
+from capsnet.limits import INTEGERS, is_within
+from capsnet.messages import UserError, cross, shorten
 
 # Where Keras keeps the layers and the weights in a `.keras` file.
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -26,7 +27,8 @@ KNOWN = (
     "Functional Sequential InputLayer __keras_tensor__ DTypePolicy Mask Length "
     "Activation Add Concatenate Cropping1D Dropout Flatten MaxPooling2D Named "
     "Reshape Softmax BatchNormalization Present Zeros Ones Constant "
-    "GlorotUniform HeNormal RandomNormal TruncatedNormal CapsuleNormal"
+    "GlorotUniform HeNormal RandomNormal TruncatedNormal CapsuleNormal "
+    "PrimaryNormal L1 L2 L1L2 MaxNorm NonNeg UnitNorm"
 ).split()
 # Those with a kernel, and its shape by their config and their input's shape.
 KERNELS = {
@@ -77,6 +79,13 @@ def check_archive(archive, path):
     config.pop("compile_config", None)  # Keras passes over it, too.
     for layer in described_in(config):
         name = layer["class_name"]
+        # Each round becomes a part of the model: it would never be loaded.
+        rounds = layer.get("config", {}).get("routings") or 1
+        if not is_within(rounds, "routings"):
+            raise UserError(
+                f"{path!r} has {shorten(repr(rounds), 20)} rounds of routing, "
+                f"expected at most {INTEGERS['routings'][1]}; {OURS}"
+            )
         if name in KERNELS:
             inputs = layer["build_config"]["input_shape"]
             kernel = KERNELS[name](layer["config"], inputs)
@@ -105,15 +114,37 @@ def described_in(config):
 
 
 def arrays_of(file):
-    """The arrays in an HDF5 file by name; they are not read yet."""
+    """The arrays in an HDF5 file by name; they are not read yet.
+
+    Raises:
+        UserError: If what is there is no array of numbers that the file
+            itself holds: who reads it would read another file, or more than
+            this one is.
+    """
     found = {}
 
-    def note(name, entry):
-        if isinstance(entry, h5py.Dataset):
+    def note(name, link):
+        entry = file[name] if isinstance(link, h5py.HardLink) else link
+        if isinstance(entry, h5py.Dataset) and is_held(entry):
             found[name] = entry
+        elif not isinstance(entry, h5py.Group):
+            return name  # Ends the visit.
 
-    file.visititems(note)
+    wrong = file.visititems_links(note)
+    if wrong is not None:
+        raise UserError(
+            f"expected weights that Keras saved, got {wrong!r}, which is no "
+            "array of numbers in the file itself"
+        )
     return found
+
+
+def is_held(array):
+    """Whether a file holds all numbers of an array in it."""
+    elsewhere = array.external or array.is_virtual
+    stored = array.id.get_storage_size()
+    is_whole = array.nbytes <= MOST_EXPANSION * stored
+    return array.dtype.kind in "fiu" and is_whole and not elsewhere
 
 
 def half_weights(content):

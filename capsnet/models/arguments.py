@@ -27,6 +27,20 @@ def one_of(choices, **argument):
     return value
 
 
+def refuse_inputs(name, positional, named):
+    """Raises TypeError where a layer is made as CapsNet-Keras's functions.
+
+    Called from `__new__`, before Python finds an argument too many.
+    """
+    inputs = positional[0] if positional else named.get("inputs")
+    if getattr(inputs, "shape", ()):
+        raise TypeError(
+            f"{name} is a layer, which is made and then called, for instance "
+            "PrimaryCap(8, 32, 9, strides=2)(inputs). Received: inputs of "
+            f"shape {tuple(inputs.shape)}"
+        )
+
+
 def config_of(layer, names):
     """A layer's arguments as JSON can hold them, initializers included."""
     return {

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from capsnet.devices import runs_on_cpu
+from capsnet.models.arguments import config_of
 from capsnet.models.toomcook import plan, saving
 
 
@@ -92,12 +93,13 @@ class FastConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` that may compute by Toom-Cook.
 
     Args:
-        filters, kernel_size, ...: As in `keras.layers.Conv2D`.
+        filters, kernel_size, ...: As in `keras.layers.Conv2D`, but channels
+            come last unless `data_format` says something else.
         method: `"direct"` is `Conv2D`'s own computation; `"fast"` the one of
             this module wherever it is possible (channels last, neither
-            dilation nor groups, a known picture size); `"auto"`, the
-            default, is fast on a CPU in float32 where that pays (see
-            `least_saving`), and direct elsewhere.
+            dilation nor groups, a known picture size, not in float64, which
+            its matrices are not); `"auto"`, the default, is fast on a CPU in
+            float32 where that pays (see `least_saving`), and direct elsewhere.
 
     Input shape, output shape:
         As in `keras.layers.Conv2D`.
@@ -106,8 +108,20 @@ class FastConv2D(keras.layers.Conv2D):
         ValueError: If `method` is none of the three.
     """
 
-    def __init__(self, filters, kernel_size, *args, method="auto", **kwargs):
-        super().__init__(filters, kernel_size, *args, **kwargs)
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=(1, 1),
+        padding="valid",
+        data_format="channels_last",
+        *args,
+        method="auto",
+        **kwargs,
+    ):
+        super().__init__(
+            filters, kernel_size, strides, padding, data_format, *args, **kwargs
+        )
         if method not in ("auto", "direct", "fast"):
             raise ValueError(
                 "Expected method to be 'auto', 'direct' or 'fast'. "
@@ -125,6 +139,7 @@ class FastConv2D(keras.layers.Conv2D):
             and tuple(self.dilation_rate) == (1, 1)
             and None not in size
             and self.padding in ("valid", "same")
+            and self.compute_dtype != "float64"
         )
         if self.method == "direct" or not possible:
             return False
@@ -170,6 +185,7 @@ class CoveringConv2D(keras.layers.Layer):
         filters: Integer, how many channels the input must have.
         kernel_initializer: As in `keras.layers.Conv2D`; it sees the shape of
             a convolution in groups, `(height, width, 1, filters)`.
+        kernel_regularizer, kernel_constraint: As in `keras.layers.Conv2D`.
 
     Input shape:
         4D tensor with shape `(batch_size, height, width, filters)`.
@@ -181,10 +197,19 @@ class CoveringConv2D(keras.layers.Layer):
         ValueError: If there are other channels.
     """
 
-    def __init__(self, filters, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(
+        self,
+        filters,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        kernel_constraint=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
 
     def build(self, input_shape):
         if input_shape[-1] != self.filters:
@@ -195,6 +220,8 @@ class CoveringConv2D(keras.layers.Layer):
         self.kernel = self.add_weight(
             (*input_shape[1:3], 1, self.filters),
             self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
             name="kernel",
         )
 
@@ -206,13 +233,9 @@ class CoveringConv2D(keras.layers.Layer):
         return (input_shape[0], 1, 1, self.filters)
 
     def get_config(self):
-        initializer = keras.initializers.serialize(self.kernel_initializer)
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": None,
-            "kernel_initializer": initializer,
-        }
+        names = "filters kernel_initializer kernel_regularizer "
+        own = config_of(self, names + "kernel_constraint")
+        return {**super().get_config(), **own, "kernel_size": None}
 
 
 # Keras names a layer's group in a `.weights.h5` after its class: with this

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from capsnet.data.batches import ShiftedBatches, pipeline
+from capsnet.messages import StatusLine
 from capsnet.models.fastconv import FastConv2D
 
 # Pictures of one step of prediction; larger steps gain nothing more.
@@ -71,8 +72,33 @@ def predict(model, x, batch_size=PREDICT_BATCH):
 
 
 def predict_batches(model, batches):
-    """`model.predict` for batches of the test."""
-    return model.predict(pipeline(batches), verbose=0)
+    """`model.predict` for batches of the test; a terminal shows how far.
+
+    Raises:
+        FloatingPointError: If a length is no number.
+    """
+    watch = Watch(len(batches))
+    outputs = model.predict(pipeline(batches), verbose=0, callbacks=[watch])
+    watch.line.clear()
+    if not all(map(np.all, map(np.isfinite, keras.tree.flatten(outputs)))):
+        raise FloatingPointError(
+            "the model's outputs are no numbers; its weights are damaged, or "
+            "its training went astray"
+        )
+    return outputs
+
+
+class Watch(keras.callbacks.Callback):
+    """Shows how many of the pictures are done, in percent."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.line, self.steps = StatusLine(), steps
+
+    def on_predict_batch_end(self, batch, logs=None):
+        if self.steps > 1:
+            done = 100 * (batch + 1) // self.steps
+            self.line.show(f"{done} % of the pictures")
 
 
 def longest(lengths, counts):

@@ -149,7 +149,13 @@ def Efficient(
         normalize = BatchNormalization(name=f"norm{number}")
         features = normalize(features, mask=present)
     capsules = PrimaryCap(
-        SMALL_DIM, SMALL_TYPES, None, squash="exponential", name="primarycap"
+        SMALL_DIM,
+        SMALL_TYPES,
+        None,
+        kernel_initializer="glorot_uniform",
+        squash="exponential",
+        data_format="channels_last",
+        name="primarycap",
     )(features)
     digitcaps = CapsuleLayer(
         n_class,
@@ -196,7 +202,8 @@ def Baseline(input_shape, n_class, conv="auto", dropout=0.5):
             method=conv,
             name=f"conv{number}",
         )(features)
-    features = layers.Flatten(name="flatten")(features)
+    # Whatever Keras is set up for.
+    features = layers.Flatten("channels_last", name="flatten")(features)
     for number, units in enumerate((328, 192), 1):
         features = layers.Dense(
             units, activation="relu", name=f"dense{number}"

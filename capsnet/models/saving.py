@@ -6,24 +6,24 @@ it is loaded in Keras's safe mode, after archive.py has looked at it.
 """
 
 import json
+import math
 import os
 import shutil
-import warnings
 import zipfile
 
-import h5py
 import keras
-import numpy as np
 
-from capsnet.files import RECORD, whole_file, write_json
-from capsnet.messages import UserError, cross, reason_of
+from capsnet.devices import machine_memory
+from capsnet.files import RECORD, beside, whole_file, write_json
+from capsnet.limits import is_within
+from capsnet.messages import UserError, cross, gigabytes, plain, reason_of
 from capsnet.models.archive import (
     OURS,
     WEIGHTS,
-    arrays_of,
     check_archive,
     half_weights,
 )
+from capsnet.models.records import check_record
 from capsnet.models.several import labels_of
 
 # A SavedModel's place for what its loaders leave alone.
@@ -81,6 +81,7 @@ def load_model(path):
             record = {}
             if RECORD in archive.namelist():
                 record = json.loads(archive.read(RECORD))
+            check_record(record, path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise
@@ -88,9 +89,6 @@ def load_model(path):
         raise UserError(
             f"cannot load {path!r}; {OURS}: {reason_of(error)}"
         ) from error
-    flags = record.get("flags", {}) if isinstance(record, dict) else None
-    if not isinstance(flags, dict):
-        raise UserError(f"cannot read the record in {path!r}; {OURS}")
     return model, record
 
 
@@ -98,14 +96,27 @@ def signature(model, path):
     """The shape of a loaded model's pictures and its number of classes.
 
     Raises:
-        UserError: Unless it is an evaluation model of ours.
+        UserError: Unless it is an evaluation model of ours, with two classes
+            at least, that one picture finds memory in.
     """
     outputs = getattr(model, "output", None)
-    image = getattr(getattr(model, "input", None), "shape", ())
-    known = len(image) == 4 and None not in image[1:]
-    if not known or not isinstance(outputs, dict) or "capsnet" not in outputs:
+    lengths = outputs.get("capsnet") if isinstance(outputs, dict) else None
+    image, n_class = (
+        tuple(getattr(tensor, "shape", ()))[1:]
+        for tensor in (getattr(model, "input", None), lengths)
+    )
+    is_known = len(image) == 3 and len(n_class) == 1
+    is_known = is_known and all(is_within(n, "image_size") for n in image)
+    if not is_known or None in n_class or n_class[0] < 2:
         raise UserError(f"{OURS}, got {path!r}, a model named {model.name!r}")
-    return tuple(image[1:]), outputs["capsnet"].shape[-1]
+    tensors = keras.tree.flatten([layer.output for layer in model.layers])
+    needed = 4 * max(math.prod(tensor.shape[1:]) for tensor in tensors)
+    if needed > (machine_memory() or math.inf):
+        raise UserError(
+            f"{path!r} needs {gigabytes(needed)} of memory for one picture of "
+            f"{cross(image)}, more than there is; {OURS}"
+        )
+    return image, n_class[0]
 
 
 def check_model(model, path, input_shape, n_class):
@@ -160,7 +171,7 @@ def class_names_of(record, n_class):
     """The class names in a model's record; numbers if it has none."""
     names = record.get("class_names")
     if isinstance(names, list) and len(names) == n_class:
-        return [str(name) for name in names]
+        return [plain(str(name)) for name in names]
     return [str(number) for number in range(n_class)]
 
 
@@ -177,9 +188,9 @@ def export(model, record, folder):
     Raises:
         UserError: If Keras cannot export the model.
     """
-    parent, name = os.path.split(os.path.abspath(folder))
-    os.makedirs(parent, exist_ok=True)
-    temporary = os.path.join(parent, f".{os.getpid()}-{name}")
+    folder = os.path.realpath(folder)  # A link stays, and leads to it.
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    temporary = beside(folder)
     try:
         model.export(temporary, verbose=False)
         write_json(os.path.join(temporary, EXTRA, RECORD), record)
@@ -194,94 +205,3 @@ def export(model, record, folder):
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def load_weights(model, path):
-    """Loads `.keras`, `.weights.h5` or the classic code's `.h5` weights.
-
-    Args:
-        model: The evaluation model of `CapsNet`.
-        path: The file.
-
-    Raises:
-        UserError: If the file is damaged or its shapes are others.
-    """
-    if str(path).endswith(".keras"):
-        copy_weights(load_model(path)[0], model, path)
-        return
-    try:
-        with h5py.File(path, "r") as file:
-            if "layer_names" in file.attrs or "digitcaps" in file:
-                load_classic_weights(file, model, path)
-                return
-        with warnings.catch_warnings():
-            # Keras says in many lines what its error says in one.
-            warnings.simplefilter("ignore")
-            model.load_weights(path)
-    except UserError:
-        raise
-    except Exception as error:  # h5py and Keras raise nearly anything.
-        raise UserError(
-            f"cannot load weights from {path!r}; check the file and the "
-            f"model's flags, --model first: {reason_of(error)}"
-        ) from error
-
-
-def copy_weights(source, model, path):
-    """Copies weights between two models of the same architecture."""
-
-    def by_name(weights):
-        # Layer and weight; a loaded decoder's paths lack its own name.
-        return {"/".join(w.path.split("/")[-2:]): w for w in weights}
-
-    assign(by_name(model.weights), by_name(source.weights), path)
-
-
-def load_classic_weights(file, model, path):
-    """Reads weights that CapsNet-Keras saved with Keras 2."""
-    arrays = arrays_of(file)
-
-    def pick(layer, suffix):
-        names = [n for n in arrays if n.startswith(layer) and suffix in n]
-        # `dense`, `dense_2`, `dense_10`: numbered from nothing or from 1.
-        return [arrays[name] for name in sorted(names, key=len)]
-
-    layers = {layer.name: layer for layer in model.layers}
-    primary = layers["primarycap"]
-    pairs = [
-        (layers["conv1"].kernel, pick("conv1", "kernel:0")),
-        (layers["conv1"].bias, pick("conv1", "bias:0")),
-        (primary.conv.kernel, pick("primarycap_conv2d", "kernel:0")),
-        (primary.bias, pick("primarycap_conv2d", "bias:0")),
-        (layers["digitcaps"].kernel, pick("digitcaps", "W:0")),
-    ]
-    if "decoder" in layers:
-        dense = [layer for layer in layers["decoder"].layers if layer.weights]
-        for number, layer in enumerate(dense):
-            for weight in layer.weights:
-                found = pick("decoder", f"{weight.name}:0")
-                pairs.append((weight, found[number:]))
-    assign(
-        {weight.path: weight for weight, _ in pairs},
-        {weight.path: found[0] for weight, found in pairs if found},
-        path,
-    )
-
-
-def assign(weights, arrays, path):
-    """Gives weights the arrays of their names, if all shapes fit.
-
-    Nothing is read before: a file may claim shapes that no memory can hold.
-    """
-    for name in sorted(weights.keys() | arrays.keys()):
-        expected, received = (
-            tuple(found[name].shape) if name in found else "no such weight"
-            for found in (weights, arrays)
-        )
-        if expected != received:
-            raise UserError(
-                f"{path!r} does not fit: expected {name} {expected}, got "
-                f"{received}; check --dataset and the model's flags"
-            )
-    for name, weight in weights.items():
-        weight.assign(np.asarray(arrays[name]))

@@ -69,6 +69,23 @@ def two_longest(lengths):
     return first, second
 
 
+def check_rows(y_true, y_pred):
+    """Labels as rows of zeros and ones, in the dtype of the predictions.
+
+    Raises:
+        ValueError: If they are class numbers, which broadcast in silence.
+    """
+    expected, received = tuple(y_pred.shape), tuple(y_true.shape)
+    same_rank = len(received) == len(expected)
+    if not (same_rank and received[-1] in (None, expected[-1])):
+        raise ValueError(
+            f"Expected labels of shape {expected}, one-hot or with several "
+            "ones: keras.utils.to_categorical makes them of class numbers. "
+            f"Received: labels of shape {received}"
+        )
+    return ops.cast(y_true, y_pred.dtype)
+
+
 def pair_is_exact(y_true, y_pred):
     """Whether the two longest are the two labels, shape `(batch,)`."""
     named = sum(two_longest(y_pred))
@@ -133,8 +150,11 @@ def SeveralBaseline(input_shape, n_class, conv="auto"):
             method=conv,
             name=f"conv{number}",
         )(features)
-        features = layers.MaxPooling2D(name=f"pool{number}")(features)
-    features = layers.Flatten(name="flatten")(features)
+        pool = layers.MaxPooling2D(
+            data_format="channels_last", name=f"pool{number}"
+        )
+        features = pool(features)
+    features = layers.Flatten("channels_last", name="flatten")(features)
     features = layers.Dense(DENSE, activation="relu", name="dense1")(features)
     scores = layers.Dense(n_class, name="scores")(features)
     sigmoid = layers.Activation("sigmoid", name="capsnet", dtype="float32")

@@ -8,9 +8,7 @@ import time
 import keras
 import numpy as np
 
-import utils
-from capsnet.files import LOG, MODEL, OF_MODEL, remove, writing
-from capsnet.messages import UserError
+from capsnet.files import MODEL, OF_MODEL, remove
 from capsnet.models.inference import (
     PREDICT_BATCH,
     lengths_model,
@@ -18,11 +16,12 @@ from capsnet.models.inference import (
     predict_batches,
 )
 from capsnet.models.saving import save_model
-from capsnet.training.checkpoints import keep
+from capsnet.training.checkpoints import keep, write_log
+from capsnet.training.progress import Progress
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Tells the batches which epoch it is; keeps its rate and its seconds.
+    """Tells batches and dropout the epoch; keeps its rate and its seconds.
 
     Raises:
         FloatingPointError: When the loss is no number any more.
@@ -35,6 +34,7 @@ class EpochClock(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches.set_epoch(epoch)
+        place_generators(self.model, epoch * len(self.batches))
         self.learning_rate = float(self.model.optimizer.learning_rate)
         self.start = time.perf_counter()
 
@@ -51,21 +51,34 @@ class EpochClock(keras.callbacks.Callback):
         logs["learning_rate"] = self.learning_rate
 
 
+def place_generators(model, step):
+    """Lets dropout draw what it draws in a step, whatever was before.
+
+    Keras keeps its generators in no file of weights.
+    """
+    for layer in model._flatten_layers():
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            seed, _ = keras.ops.convert_to_numpy(generator.state)
+            generator.state.assign(np.array([seed, step], "uint32"))
+
+
 class TestError(keras.callbacks.Callback):
     """Adds the test error in percent to the log. It chooses nothing.
 
     Of several labels a picture all have to be right; of pairs one is tested
-    for each picture of the test part.
+    for each picture of the test part. `class_mistakes` of the state are those
+    of each class, where a picture has one.
     """
 
-    def __init__(self, eval_model, data, swap=None):
+    def __init__(self, eval_model, data, swap=None, state=None):
         super().__init__()
         # Made once, or TensorFlow would trace it anew in every epoch.
         self.lengths = lengths_model(eval_model)
         self.batches = data.test_batches(PREDICT_BATCH)
         self.labels = data.labels
         self.swap = swap
-        self.line = None
+        self.state = {} if state is None else state
 
     def on_epoch_end(self, epoch, logs=None):
         with averaged(self.swap):
@@ -74,54 +87,43 @@ class TestError(keras.callbacks.Callback):
             named_classes(lengths, self.labels),
             self.batches.answers,
         )
-        wrong = int(np.sum((named != answers).any(-1)))
+        is_wrong = (named != answers).any(-1)
+        wrong = int(np.sum(is_wrong))
         logs["test_error"] = 100 * wrong / len(answers)
+        if self.labels == "one":
+            self.state["class_mistakes"] = answers[is_wrong].sum(0).tolist()
         exact = "" if self.labels == "one" else "exact "
-        self.line = (
+        print(
             f"Epoch {epoch + 1}: {exact}test error {logs['test_error']:.2f} % "
-            f"({wrong} of {len(answers)})"
+            f"({wrong} of {len(answers)})",
+            flush=True,
         )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.print_line()
 
-    def on_train_end(self, logs=None):
-        self.print_line()
+class Log(keras.callbacks.Callback):
+    """`log.csv`: a row for each epoch.
 
-    def print_line(self):
-        """Only now is Keras done with the epoch's progress bar."""
-        if self.line:
-            print(self.line, flush=True)
-        self.line = None
-
-
-class Log(keras.callbacks.CSVLogger):
-    """`log.csv`: a `CSVLogger` with given columns.
-
-    Left alone, it adds a `val_` column to every column, and fills it with NA.
+    Args:
+        save_dir: The run's folder.
+        rows: List of the rows so far, to which the new ones are added.
+        decoder, validation: Whether the model has a decoder, and the run
+            held-out pictures.
     """
 
-    def __init__(self, save_dir, decoder, validation, append):
-        super().__init__(os.path.join(save_dir, LOG), append=append)
+    def __init__(self, save_dir, rows, decoder, validation):
+        super().__init__()
+        self.save_dir = save_dir
+        self.rows = rows
         columns = ["loss", "capsnet_loss", "capsnet_accuracy", "decoder_loss"]
         if not decoder:  # What is left of the loss is the capsules' own.
             columns = ["loss", "capsnet_accuracy"]
         held_out = [f"val_{name}" for name in columns] if validation else []
         self.columns = [*columns, *held_out, "learning_rate", "test_error"]
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self.keys = self.columns
-
     def on_epoch_end(self, epoch, logs=None):
-        try:
-            with writing(self.filename):
-                super().on_epoch_end(epoch, logs)
-        except UserError:
-            # Or the file would try once more to write when it is forgotten.
-            with contextlib.suppress(OSError):
-                self.csv_file.close()
-            raise
+        row = {name: float(logs[name]) for name in self.columns}
+        self.rows.append({"epoch": epoch, **row})
+        write_log(self.save_dir, self.rows)
 
 
 class Keeper(keras.callbacks.Callback):
@@ -153,26 +155,33 @@ class Keeper(keras.callbacks.Callback):
             score = [logs["val_capsnet_accuracy"], -logs["val_loss"]]
             best = self.state.get("best")
             if best is None or score > best["score"]:
-                test_error = logs["test_error"]
-                figures = {"epoch": epoch + 1, "test_error": test_error}
+                figures = self.figures(epoch + 1, logs["test_error"])
                 self.state["best"] = {"score": score, **figures}
                 self.save(figures)
         self.state["epochs_done"] = epoch + 1
         keep(self.save_dir, self.model, self.state)
 
+    def figures(self, epoch, test_error):
+        """What the record says of an epoch that has just been tested."""
+        mistakes = self.state.get("class_mistakes")
+        more = {} if mistakes is None else {"class_mistakes": mistakes}
+        return {"epoch": epoch, "test_error": float(test_error), **more}
+
     def kept(self):
-        """The epoch that is kept, and its test error."""
+        """The figures of the epoch that is kept."""
         if self.choose:
-            best = self.state["best"]
-            return {name: best[name] for name in ("epoch", "test_error")}
-        log = utils.read_log(os.path.join(self.save_dir, LOG))
-        return {
-            "epoch": self.state["epochs_done"],
-            "test_error": float(log["test_error"][-1]),
-        }
+            best = dict(self.state["best"])
+            del best["score"]
+            return best
+        last = self.state["log"][-1]
+        return self.figures(self.state["epochs_done"], last["test_error"])
 
     def finish(self):
-        """Saves the last epoch's model where it is kept; returns `kept`."""
+        """Saves the last epoch's model where it is kept; returns `kept`.
+
+        The log is written once more: somebody may have changed it.
+        """
+        write_log(self.save_dir, self.state["log"])
         path = os.path.join(self.save_dir, MODEL)
         # A finished run that is resumed has its model already.
         if not self.choose and (self.has_trained or not os.path.exists(path)):
@@ -187,7 +196,7 @@ class Keeper(keras.callbacks.Callback):
             save_model(self.eval_model, path, {**self.record, **figures})
 
 
-def around(keeper, batches, data, debug=False):
+def around(keeper, batches, data, debug=False, verbose=True):
     """All callbacks of a training, in the order in which they are called.
 
     Args:
@@ -195,15 +204,16 @@ def around(keeper, batches, data, debug=False):
         batches: The training's batches.
         data: A `sources.Dataset`; its test part is tested.
         debug: Whether TensorBoard's logs are written.
+        verbose: Whether progress is shown.
     """
     save_dir, state, swap = keeper.save_dir, keeper.state, keeper.swap
     decoder = "decoder" in keeper.eval_model.output
-    goes_on = state["epochs_done"] > 0
     watchers = [
         EpochClock(batches, state["seconds_per_epoch"]),
+        *([Progress()] if verbose else []),
         *([swap] if swap else []),
-        TestError(keeper.eval_model, data, swap),
-        Log(save_dir, decoder, keeper.choose, append=goes_on),
+        TestError(keeper.eval_model, data, swap, state),
+        Log(save_dir, state["log"], decoder, keeper.choose),
         keeper,
     ]
     if debug:

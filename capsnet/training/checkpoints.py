@@ -2,9 +2,10 @@
 
 `log.csv` gains a row and `checkpoint/` is replaced after each epoch; a kill
 at any time costs the epoch at work. `checkpoint/state.json` appears last and
-at once: it always names a complete file of weights.
+at once: it always names a complete file of weights, and holds the log's rows.
 """
 
+import csv
 import fnmatch
 import math
 import os
@@ -13,6 +14,7 @@ import utils
 from capsnet.files import (
     CHECKPOINT,
     LOG,
+    MODEL,
     OF_RUN,
     PLOT,
     RECORD,
@@ -22,7 +24,6 @@ from capsnet.files import (
     state_sha256,
     whole_file,
     write_json,
-    write_text,
 )
 from capsnet.messages import UserError, reason_of
 
@@ -40,16 +41,19 @@ def begin(save_dir):
 
 
 def go_on(save_dir, model, state):
-    """Puts a checkpoint into a compiled model, and cuts the log to fit.
+    """Puts a checkpoint into a compiled model, and writes the log that fits.
 
     Args:
         save_dir: The run's folder.
         model: A compiled model.
         state: What `files.read_state` returned.
 
+    Returns:
+        The rows of the log, as `write_log` takes them.
+
     Raises:
-        UserError: If the model is another one, or the log has fewer rows
-            than the checkpoint epochs.
+        UserError: If the model is another one, the best epoch's model is not
+            there, or neither the state nor the log has a row for each epoch.
     """
     model.optimizer.build(model.trainable_variables)
     folder = os.path.join(save_dir, CHECKPOINT)
@@ -60,20 +64,46 @@ def go_on(save_dir, model, state):
             f"the checkpoint in {folder!r} does not fit this model: "
             f"{reason_of(error)}"
         ) from error
+    best = os.path.join(save_dir, MODEL)
+    if "best" in state and not os.path.exists(best):
+        raise UserError(
+            f"expected the model of epoch {state['best']['epoch']}, the best "
+            f"one so far, in {best!r}, which is not there; restore the file, "
+            "or start again without --resume"
+        )
     path, done = os.path.join(save_dir, LOG), state["epochs_done"]
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = file.read().splitlines(keepends=True)
-    except FileNotFoundError:
-        lines = [""]
-    if len(lines) < done + 1:
+    rows = state["log"] if "log" in state else read_rows(path)
+    if len(rows) < done:
         raise UserError(
             f"expected rows of epochs 1 to {done} in {path!r}, got "
-            f"{len(lines) - 1} of them; restore the file, or start again "
-            "without --resume"
+            f"{len(rows)} of them; restore the file, or start again without "
+            "--resume"
         )
     # A kill between the row and the checkpoint leaves a row too many.
-    write_text(path, "".join(lines[: done + 1]))
+    write_log(save_dir, rows[:done])
+    return rows[:done]
+
+
+def read_rows(path):
+    """The rows of a log, dictionaries of strings; none where there is none."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        return list(csv.DictReader(file))
+
+
+def write_log(save_dir, rows):
+    """Writes `log.csv`.
+
+    Args:
+        save_dir: The run's folder.
+        rows: Dictionaries with the same keys, the names of the columns.
+    """
+    with whole_file(os.path.join(save_dir, LOG)) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def keep(save_dir, model, state):

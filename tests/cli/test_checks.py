@@ -36,7 +36,7 @@ TEST = PICTURES | {"routings", "conv", "dtype_policy", "jit_compile"}
 TEST |= {"testing", "weights", "save_dir", "skip_unreadable", "seed", "invert"}
 EFFECTIVE = {
     "-t": TEST | {"digit", "affine"},
-    "--digit": TEST | {"digit"},
+    "--digit": TEST | {"digit", "picture"},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"}
     | {"invert"},
     "--export": {"export", "weights"},
@@ -310,6 +310,18 @@ def test_older_python_is_told_before_all_else():
     # It gets that far: an older one can read what is imported before.
     for path in BEFORE_THE_CHECK.split():
         ast.parse((ROOT / path).read_text(), feature_version=(3, 8))
+
+
+def test_libraries_print_nothing_while_they_are_imported():
+    code = (
+        "import os, sys; from capsnet.cli import checks; checks.start(''); "
+        "os.write(2, b'noise '); print('said', file=sys.stderr); "
+        "checks.started(); os.write(2, b'heard'); 1 / 0"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stderr.startswith("said\nheardTraceback")
 
 
 def test_interrupted_import_is_one_line_and_status_130(tmp_path):

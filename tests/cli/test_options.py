@@ -11,6 +11,7 @@ import pytest
 
 from capsnet.cli.checks import parse_args
 from capsnet.cli.options import build_parser
+from capsnet.limits import INTEGERS, NUMBERS
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,18 @@ def test_integers_of_any_length_are_refused_in_one_line(error_of, flag):
         message = error_of(*argv, multi_gpu=True)
         assert flag in message and "expected an integer" in message
         assert len(message) < 200
+
+
+def test_each_number_has_one_limit_which_its_error_tells(error_of):
+    options = {a.dest: a.option_strings[-1] for a in ACTIONS}
+    assert {*INTEGERS, *NUMBERS} <= options.keys()
+    for name, (_, high) in INTEGERS.items():
+        argv = [options[name], *["1"] * (name == "image_size"), str(high + 1)]
+        message = error_of(*argv, multi_gpu=True)
+        assert f" and at most {high}, got '{high + 1}'" in message
+    for name, (_, high, _) in NUMBERS.items():
+        message = error_of(f"{options[name]}={high * 1.01}", multi_gpu=True)
+        assert f" and at most {high}, got" in message
 
 
 def test_the_integer_flags_are_found():

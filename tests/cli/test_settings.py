@@ -47,6 +47,8 @@ def test_training_has_the_values_of_its_flags():
     several = settings.read(parse_args(["--gpus", "2"], multi_gpu=True))
     again = ["capsulenet-multi-gpu.py", *again, "--gpus", 2]
     assert several.again == again
+    # What a record does not tell a continuation.
+    assert read("--debug --epochs 7 --dataset digits").again[4:] == ["--debug"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.seed = 4
 

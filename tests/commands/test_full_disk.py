@@ -130,29 +130,6 @@ def test_testing_that_fills_the_disk_keeps_the_old_files(finished, name, size):
 
 
 @pytest.mark.slow
-def test_row_that_does_not_fit_on_the_disk_is_cut_off(finished, monkeypatch):
-    folder, _ = finished
-    state, old = read_state(folder), (folder / "log.csv").read_bytes()
-    argv = ["--resume", "--epochs", state["epochs_done"] + 1]
-    write = keras.callbacks.CSVLogger.on_epoch_end
-
-    def write_half(*args):
-        with file_limit(len(old) + 9):
-            write(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(keras.callbacks.CSVLogger, "on_epoch_end", write_half)
-        message = message_of(command(folder, *argv))
-    assert "cannot write" in message and "log.csv" in message
-    assert (folder / "log.csv").read_bytes()[: len(old)] == old
-    assert read_state(folder) == state
-    assert command(folder, *argv).status == 0
-    lines = (folder / "log.csv").read_bytes().splitlines(keepends=True)
-    assert b"".join(lines[:-1]) == old
-    assert len(lines) == state["epochs_done"] + 2
-
-
-@pytest.mark.slow
 def test_export_that_fills_the_disk_leaves_nothing(
     finished, tmp_path, monkeypatch
 ):

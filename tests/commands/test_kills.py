@@ -152,8 +152,11 @@ def test_run_that_ctrl_c_stopped_goes_on_with_the_printed_command(
     process = start(stopped, *argv)
     state = stopped / "checkpoint" / "state.json"
     wait_for(process, state.exists)
-    process.send_signal(signal.SIGINT)
+    for _ in range(2):  # An impatient user.
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
     status, message = end_of(process)
+    assert not list(stopped.rglob(".*epoch*"))
     last = message.splitlines()[-1]
     assert status == 130 and "Traceback" not in message
     assert last.startswith("capsulenet.py: interrupted; the finished epochs")

@@ -17,7 +17,7 @@ from PIL import Image
 from running import NAMES, SHAPE, contents, lengths_of, message_of, run
 
 import utils
-from capsnet.evaluation.prediction import COLUMNS
+from capsnet.evaluation.prediction import COLUMNS, cell
 from capsnet.files import locked
 from capsnet.models.saving import save_model
 from capsulenet import CapsNet
@@ -270,7 +270,10 @@ def test_names_that_no_terminal_can_show_keep_the_table_in_shape(
     raw = os.fsencode(tmp_path / "in" / "raw-") + b"\xff.png"
     Path(os.fsdecode(raw)).write_bytes(Path(file).read_bytes())
     rows, _ = predicted(named[0], tmp_path / "in", "--save_dir", "out")
-    assert [Path(row[0]).name for row in rows] == ["a?b?[2J.png", "raw-?.png"]
+    assert [Path(row[0]).name for row in rows] == [
+        r"a\nb\x1b[2J.png",
+        r"raw-\udcff.png",
+    ]
     with open("out/predictions.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 3
 
@@ -345,3 +348,13 @@ def test_wrong_command_lines_tell_what_to_do(here, line):
     argv, expected = re.split("  +", line)
     done = run(*shlex.split(argv))
     assert expected in message_of(done) and done.out == ""
+
+
+def test_no_cell_of_the_table_is_a_formula():
+    formulas = "=1+1", "+1", "-1", "@x", "\tx"
+    assert [cell(text) for text in formulas] == [
+        f"'{text}" for text in formulas
+    ]
+    plain = "a.png", "a=b", "'x", "", 0.5
+    expected = ["a.png", "a=b", "'x", "", "0.500000"]
+    assert list(map(cell, plain)) == expected

@@ -189,13 +189,17 @@ def test_second_run_in_a_folder_is_refused(tmp_path, data, trained):
 
 def test_more_memory_than_there_is_is_warned_of(tmp_path, data, monkeypatch):
     limit = tmp_path / "memory.max"  # As in a container.
-    limit.write_text("1000000\n")
+    limit.write_text("850000000\n")
     monkeypatch.setattr(devices, "MEMORY_LIMITS", (str(limit),))
     monkeypatch.setattr("capsnet.cli.telling.runs_on_cpu", lambda: True)
     flags = "--epochs", 1, "-r", 1, "--lam_recon", 0
     done = train(tmp_path / "run", data, *flags)
     assert done.status == 0, done.err
     assert "Warning: training may need" in done.out
-    assert "and there are 0.0 GB: if it fails, lower --batch_size" in done.out
+    assert "and there are 0.8 GB: if it fails, lower --batch_size" in done.out
+    # Far less would end it in the middle.
+    limit.write_text("100000000\n")
+    message = message_of(train(tmp_path / "other", data, *flags))
+    assert "and there are 0.1 GB: lower --batch_size or --image_s" in message
     limit.write_text("max\n")
     assert devices.machine_memory() > 10**8

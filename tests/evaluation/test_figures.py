@@ -1,5 +1,6 @@
 """Tests of figures.py. What is drawn is read off matplotlib's figures."""
 
+import csv
 import os
 import time
 
@@ -14,6 +15,8 @@ import utils
 from capsnet.data.sources import Dataset
 from capsnet.evaluation.figures import (
     TEST_FILES,
+    class_lines,
+    draw_batch,
     manipulation_path,
     replace_test,
     spread,
@@ -46,6 +49,7 @@ def test_figures_of_each_class_are_read_off_the_confusion():
     confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     assert figures_of(confusion, ["a", "b", "c"]) == {
         "accuracy": 0.875,
+        "balanced_accuracy": 0.875,
         "test_error": 12.5,
         "mistakes": 1,
         "pictures": 8,
@@ -74,7 +78,8 @@ def test_worst_mistakes_and_50_pictures_are_drawn(
     order = sorted(wrong, key=lambda i: -lengths[i].max())[:50]
     axes = [axis for axis in mistakes.axes if axis.get_images()]
     assert [axis.get_title().replace("\n", " ") for axis in axes] == [
-        f"{NAMES[data.y_test[i]]} -> {NAMES[lengths[i].argmax()]}"
+        f"{i}: {NAMES[data.y_test[i]]} -> {NAMES[lengths[i].argmax()]} "
+        f"({lengths[i].max():.2f})"
         for i in order
     ]
     drawn = [(axis, [real[i], made[i]], 2) for axis, i in zip(axes, order)]
@@ -86,6 +91,24 @@ def test_worst_mistakes_and_50_pictures_are_drawn(
         expected = utils.combine_images(pictures, columns).squeeze()
         found = axis.get_images()[0].get_array().astype(int)
         np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_table_has_a_row_for_each_picture(models, tmp_path):
+    data, lengths = mislabelled(models[1], 20, (3, 5))
+    data.test_names = [f"cat/{i}.png" for i in range(20)]
+    mean = capsulenet.test([models[1]] * 2, data, str(tmp_path))
+    with open(tmp_path / "test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == data.test_names
+    wrong = [row for row in rows if row["true"] != row["class"]]
+    assert [row["file"] for row in wrong] == ["cat/3.png", "cat/5.png"]
+    assert mean["mistakes"] == 2
+    for row, true, length in zip(rows, data.y_test, lengths):
+        second, first = np.argsort(length)[-2:]
+        named = row["true"], row["class"], row["runner_up"]
+        assert named == (NAMES[true], NAMES[first], NAMES[second])
+        found = float(row["length"]), float(row["runner_up_length"])
+        np.testing.assert_allclose(found, length[[first, second]], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", (1, 3, 49, 50, 51, 200, 10_000))
@@ -121,6 +144,33 @@ def counts(*mistakes):
 )
 def test_worst_classes_are_named(classes, line):
     assert worst_classes(classes) == line
+
+
+def test_unequal_classes_count_alike_in_a_line_of_its_own():
+    rare = {"pictures": 4, "mistakes": 2, "error": 50.0}
+    classes = {**counts(1), "rare": rare}
+    # 19 of 20 and 2 of 4 are right.
+    assert class_lines(classes) == [
+        "Worst class: rare, 50.00 % (2 of 4)",
+        "Balanced accuracy, the classes' mean: 72.50 %",
+    ]
+    assert class_lines(counts(1, 0)) == ["Worst class: a, 5.00 % (1 of 20)"]
+    assert class_lines(counts(0, 0)) == []
+
+
+def test_batch_is_drawn_as_the_network_sees_it(tmp_path, figures):
+    images = np.random.default_rng(0).random((40, 5, 5, 1), "float32")
+    labels = np.eye(3, dtype="float32")[np.arange(40) % 3]
+    labels[1] = 1, 0, 1
+    inputs = {"image": images, "label": labels}
+    draw_batch((inputs, {"capsnet": labels}), NAMES, str(tmp_path))
+    axes = [axis for axis in figures[0].axes if axis.get_images()]
+    titles = [axis.get_title() for axis in axes]
+    assert titles[:3] == ["bottom $1", "bottom $1, top", "top"]
+    assert len(titles) == 30
+    for axis, image in zip(axes, images[..., 0]):
+        shown = axis.get_images()[0].get_array()
+        np.testing.assert_allclose(shown, 255 * image, atol=0.51)
 
 
 @pytest.mark.parametrize(

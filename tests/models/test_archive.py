@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 import pytest
 from model_files import (
     capsnet,
@@ -18,6 +19,7 @@ from model_files import (
 )
 
 from capsnet.models import saving
+from capsnet.models.archive import arrays_of
 from capsnet.models.saving import load_model, save_model
 
 # Zeros, which deflate into a thousandth.
@@ -140,12 +142,73 @@ def test_model_whose_arrays_are_claimed_only_is_refused(path):
     name = Path(path).with_name("weights.h5")
     name.write_bytes(members["model.weights.h5"])
     with h5py.File(name, "a") as file:
-        # Chunks that are written nowhere: the file is small.
-        shape, chunks = (512, 10**8), (9, 9)
-        file.create_dataset("more", shape, "float32", chunks=chunks)
+        (one,) = find_array(file, (512, 1024))
+        for number in range(20):  # One array under many names.
+            file[f"more{number}"] = file[one]
     members["model.weights.h5"] = name.read_bytes()
     write_members(path, members)
     assert "too small for its weights" in message_of(load_model, path)
+
+
+def find_array(file, shape):
+    """The names of the arrays of a shape."""
+    arrays = arrays_of(file).items()
+    return [name for name, array in arrays if array.shape == shape]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """An HDF5 file with an array, and one beside it that nobody names."""
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["kernel"] = np.full((2, 3), 7, "float32")
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["layer/kernel"] = np.ones((2, 3), "float32")
+        yield file
+
+
+def external(file):
+    more = {"external": [("secret.h5", 0, 24)]}
+    file["layer"].create_dataset("bias", (2, 3), "float32", **more)
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((2, 3), "float32")
+    layout[:] = h5py.VirtualSource("secret.h5", "kernel", (2, 3))
+    file["layer"].create_virtual_dataset("bias", layout)
+
+
+def link(file):
+    file["layer/bias"] = h5py.ExternalLink("secret.h5", "kernel")
+
+
+def soft_link(file):
+    file["layer/bias"] = h5py.SoftLink("/layer/kernel")
+
+
+def texts(file):
+    file["layer"].create_dataset("bias", (2, 3), "S20000", chunks=(1, 1))
+
+
+def unwritten(file):
+    shape, chunks = (512, 10**8), (9, 9)
+    file["layer"].create_dataset("bias", shape, "float32", chunks=chunks)
+
+
+@pytest.mark.parametrize(
+    "add", (external, virtual, link, soft_link, texts, unwritten)
+)
+def test_weights_are_numbers_of_the_file_itself(weights, add):
+    assert list(arrays_of(weights)) == ["layer/kernel"]
+    add(weights)
+    message = message_of(arrays_of, weights)
+    assert "'layer/bias', which is no array of numbers in the" in message
+
+
+def test_rounds_of_routing_are_bounded(path):
+    """Each would become a part of the model; its loading would never end."""
+    rewrite(path, b'"routings": 1', b'"routings": 10000000')
+    message = message_of(load_model, path)
+    assert "has 10000000 rounds of routing, expected at most 20" in message
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,24 @@
 """Models and weights as files: whole, the same again, or refused."""
 
 import os
-import warnings
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
 from model_files import N_CLASS, SHAPE, capsnet, dense_model, message_of
 
-from capsnet.models.networks import Baseline, Efficient
+from capsnet.models import saving
+from capsnet.models.networks import Baseline
 from capsnet.models.saving import (
     check_model,
     class_names_of,
     load_model,
     load_models,
-    load_weights,
     save_half,
     save_model,
+    signature,
 )
-from capsulenet import CapsNet
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,29 +31,6 @@ def same(arrays, others):
     return len(arrays) == len(others) and all(
         np.array_equal(one, other) for one, other in zip(arrays, others)
     )
-
-
-def write_classic(path, model, first_dense):
-    """Weights as CapsNet-Keras wrote them with Keras 2."""
-    layers = {layer.name: layer for layer in model.layers}
-    primary = layers["primarycap"]
-    arrays = {
-        "conv1/conv1/kernel:0": layers["conv1"].kernel,
-        "conv1/conv1/bias:0": layers["conv1"].bias,
-        "primarycap_conv2d/primarycap_conv2d/kernel:0": primary.conv.kernel,
-        "primarycap_conv2d/primarycap_conv2d/bias:0": primary.bias,
-        "digitcaps/digitcaps/W:0": layers["digitcaps"].kernel,
-    }
-    dense = [layer for layer in layers["decoder"].layers if layer.weights]
-    for number, layer in enumerate(dense, first_dense):
-        name = f"decoder/dense_{number}" if number else "decoder/dense"
-        arrays[f"{name}/kernel:0"] = layer.kernel
-        arrays[f"{name}/bias:0"] = layer.bias
-    with h5py.File(path, "w") as file:
-        file.attrs["keras_version"] = b"2.0.7"
-        file.attrs["layer_names"] = [b"conv1", b"digitcaps", b"decoder"]
-        for name, weight in arrays.items():
-            file[name] = keras.ops.convert_to_numpy(weight)
 
 
 @pytest.fixture(scope="module")
@@ -183,89 +158,40 @@ def test_model_without_class_names_numbers_its_classes(record):
     assert class_names_of(record, 3) == ["0", "1", "2"]
 
 
-# Weights
-
-
-@pytest.mark.parametrize("suffix", (".keras", ".weights.h5", "-0.h5", "-9.h5"))
-def test_weights_are_those_of_the_file(tmp_path, path, trained, suffix):
-    """The last ones are the classic code's, by the number of its layers."""
-    if suffix == ".weights.h5":
-        path = str(tmp_path / "model.weights.h5")
-        trained.save_weights(path)
-    elif suffix != ".keras":
-        path = str(tmp_path / "classic.h5")
-        write_classic(path, trained, first_dense=int(suffix[1]))
-    # Made in the same process, and by another seed.
-    model = capsnet(seed=2)
-    assert not same(weights_of(model), weights_of(trained))
-    load_weights(model, path)
-    assert same(weights_of(model), weights_of(trained))
+def model_of(outputs, shape=SHAPE):
+    """A model whose `capsnet` is made from the pictures by a function."""
+    image = keras.Input(shape, name="image")
+    return keras.Model(image, {"capsnet": outputs(image)}, name="capsnet_model")
 
 
 @pytest.mark.parametrize(
-    "arguments, expected",
-    [
-        ({"decoder": False}, "expected dense1/bias no such weight"),
-        ({"capsule_bias": 0.1}, "digitcaps/bias (3, 16), got no such weight"),
-        ({"dim_capsule": 8}, "(24, 512), got (48, 512)"),
-    ],
+    "outputs",
+    (
+        lambda image: keras.layers.Dense(1)(keras.layers.Flatten()(image)),
+        lambda image: keras.layers.Dense(3)(image),
+        lambda image: [keras.layers.Dense(3)(keras.layers.Flatten()(image))],
+    ),
+    ids=("one class", "another rank", "a list"),
 )
-def test_weights_of_another_network_say_what_differs(path, arguments, expected):
-    model = capsnet(seed=2, **arguments)
-    before = weights_of(model)
-    message = message_of(load_weights, model, path)
-    assert expected in message and path in message
-    assert same(weights_of(model), before)
+def test_models_with_odd_outputs_are_refused(outputs):
+    message = message_of(signature, model_of(outputs), "odd.keras")
+    assert "expected a model that capsulenet.py saved, got 'odd.k" in message
 
 
-@pytest.mark.parametrize("suffix", (".weights.h5", ".h5", ".txt"))
-def test_what_holds_no_weights_is_refused(tmp_path, trained, suffix):
-    path = tmp_path / f"model{suffix}"
-    path.write_text("no weights")
-    message = message_of(load_weights, trained, str(path))
-    assert "cannot load weights" in message and path.name in message
-    other = str(tmp_path / "other.weights.h5")
-    dense_model().save_weights(other)
-    assert other in message_of(load_weights, trained, other)
+def test_model_of_pictures_beyond_the_memory_is_refused(monkeypatch):
+    """Before a picture is read; no layer has a weight."""
 
+    def grown(image):
+        pad = keras.layers.ZeroPadding2D(5000)(image)
+        return keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(pad))
 
-def test_weights_of_more_layers_are_refused_in_one_line(tmp_path, trained):
-    path = str(tmp_path / "small.weights.h5")
-    Efficient(SHAPE, N_CLASS)[1].save_weights(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # A warning would be a second one.
-        message = message_of(load_weights, trained, path)
-    assert f"{path!r}; check the file and the model's flags" in message
-    assert "objects could not be loaded" in message
-
-
-def test_classic_weights_fit_a_network_without_decoder(tmp_path, trained):
-    path = str(tmp_path / "classic.h5")
-    write_classic(path, trained, first_dense=1)
-    model = capsnet(seed=2, decoder=False)
-    load_weights(model, path)
-    for name in ("conv1", "primarycap", "digitcaps"):
-        expected = weights_of(trained.get_layer(name))
-        assert same(weights_of(model.get_layer(name)), expected)
-
-
-def test_classic_weights_that_do_not_fit_say_what_differs(tmp_path, trained):
-    path = str(tmp_path / "classic.h5")
-    write_classic(path, trained, first_dense=1)
-    model = CapsNet((17, 17, 3), N_CLASS)[1]
-    message = message_of(load_weights, model, path)
-    assert "conv1/kernel (5, 5, 3, 256), got (5, 5, 1, 256)" in message
-    before = weights_of(trained)
-    with h5py.File(path, "a") as file:
-        group = file["digitcaps"]["digitcaps"]
-        del group["W:0"]
-        # Chunks that are written nowhere: the file is small.
-        group.create_dataset("W:0", (10**4, 10**8), "float32", chunks=(9, 9))
-    message = message_of(load_weights, trained, path)
-    assert "digitcaps/kernel" in message
-    assert "got (10000, 100000000)" in message
-    with h5py.File(path, "a") as file:
-        del file["digitcaps"]["digitcaps"]
-    message = message_of(load_weights, trained, path)
-    assert "digitcaps/kernel" in message and "no such weight" in message
-    assert same(weights_of(trained), before)
+    monkeypatch.setattr(saving, "machine_memory", lambda: 4e8)
+    message = message_of(signature, model_of(grown), "large.keras")
+    # 10,017 rows and columns of 4 bytes.
+    assert "needs 0.4 GB of memory for one picture of 17x17x1" in message
+    monkeypatch.setattr(saving, "machine_memory", lambda: None)
+    assert signature(model_of(grown), "large.keras") == (SHAPE, 3)
+    message = message_of(
+        signature, model_of(grown, (5000, 17, 1)), "large.keras"
+    )
+    assert "expected a model that capsulenet.py saved" in message

@@ -1,6 +1,6 @@
 """Tests of callbacks.py: each epoch of a model of a few weights."""
 
-import os
+import csv
 
 import keras
 import numpy as np
@@ -8,7 +8,6 @@ import pytest
 
 from capsnet.data.datasets import Dataset
 from capsnet.files import read_state
-from capsnet.messages import UserError
 from capsnet.training import callbacks
 
 TARGET = {"capsnet": np.zeros((1, 2), "float32")}
@@ -82,10 +81,6 @@ def test_test_error_is_that_of_the_averaged_weights(model, swap, capsys):
         watcher.on_epoch_end(0, logs)
         assert logs == {"test_error": 25 * wrong}
         assert bias_of(model) == [1, 0]
-        capsys.readouterr()
-        # Keras's bar comes first; then the line, and once.
-        watcher.on_epoch_begin(1)
-        watcher.on_train_end()
         line = f"Epoch 1: test error {25 * wrong:.2f} % ({wrong} of 4)\n"
         assert capsys.readouterr().out == line
 
@@ -103,19 +98,39 @@ def test_log_has_a_column_for_all_that_there_is(tmp_path, decoder, chooses):
     losses = ["capsnet_loss", "decoder_loss"] if decoder else []
     names = {"loss", "capsnet_accuracy", *losses}
     held_out = {f"val_{name}" for name in names} if chooses else set()
-    log = callbacks.Log(tmp_path, decoder, chooses, append=False)
+    rows = []
+    log = callbacks.Log(tmp_path, rows, decoder, chooses)
     expected = names | held_out | {"learning_rate", "test_error"}
     assert set(log.columns) == expected
+    for epoch in range(2):
+        (tmp_path / "log.csv").unlink(missing_ok=True)  # By somebody.
+        logs = {name: 0.1 + epoch for name in log.columns}
+        log.on_epoch_end(epoch, {**logs, "another": 7.0})
+    with open(tmp_path / "log.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    # The checkpoint gets the very numbers.
+    assert found == [{k: str(v) for k, v in row.items()} for row in rows]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert set(rows[1]) == {"epoch", *expected} and rows[1]["loss"] == 1.1
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device")
-def test_row_that_cannot_be_written_is_told(tmp_path, model):
-    (tmp_path / "log.csv").symlink_to("/dev/full")
-    log = callbacks.Log(tmp_path, False, False, append=False)
-    log.set_model(model)
-    log.on_train_begin()
-    with pytest.raises(UserError, match="cannot write .*log.csv"):
-        log.on_epoch_end(0, dict.fromkeys(log.columns, 0.5))
+def test_dropout_draws_by_the_step_alone():
+    """As if there had been no interruption, also with other draws before."""
+    drawn = []
+    for goes_on in (False, True):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((64,)), keras.layers.Dropout(0.5)]
+        )
+        ones = np.ones((1, 64), "float32")
+        if goes_on:
+            callbacks.place_generators(model, 2)
+        steps = [model(ones, training=True) for _ in range(2 if goes_on else 4)]
+        drawn.append(
+            [keras.ops.convert_to_numpy(step).tolist() for step in steps]
+        )
+    assert drawn[1] == drawn[0][2:]
+    assert drawn[0][2] != drawn[0][3] and drawn[0][2] != drawn[0][0]
 
 
 @pytest.mark.parametrize("choose", (True, False))

@@ -85,6 +85,23 @@ def test_checkpoint_of_another_model_is_refused(saved):
         checkpoints.go_on(folder, dense_model(5)[0], read_state(folder))
 
 
+ROWS = [{"epoch": n, "loss": 0.5, "test_error": 0.1 + n} for n in range(2)]
+
+
+@pytest.mark.parametrize("content", (None, "", "".join(LOG), "edited"))
+def test_log_that_is_lost_comes_from_the_checkpoint(saved, content):
+    folder, model, _ = saved
+    checkpoints.keep(
+        folder, model, {"epochs_done": 2, "flags": {}, "log": ROWS}
+    )
+    (folder / "log.csv").unlink()
+    if content is not None:
+        (folder / "log.csv").write_text(content)
+    assert checkpoints.go_on(folder, model, read_state(folder)) == ROWS
+    expected = "epoch,loss,test_error\n0,0.5,0.1\n1,0.5,1.1\n"
+    assert (folder / "log.csv").read_text() == expected
+
+
 @pytest.mark.parametrize("rows", (1, 2, 3))
 def test_log_is_cut_to_the_epochs_of_the_checkpoint(saved, rows):
     folder, model, _ = saved
@@ -101,6 +118,16 @@ def test_log_with_too_few_rows_is_refused(saved, content):
         (folder / "log.csv").write_text(content)
     with pytest.raises(UserError, match="expected rows of epochs 1 to 1"):
         checkpoints.go_on(folder, model, read_state(folder))
+
+
+def test_model_of_the_best_epoch_has_to_be_there(saved):
+    folder, model, _ = saved
+    best = {"score": [0.5, -1.0], "epoch": 1, "test_error": 9.0}
+    checkpoints.keep(folder, model, {**read_state(folder), "best": best})
+    with pytest.raises(UserError, match="the model of epoch 1, the best"):
+        checkpoints.go_on(folder, model, read_state(folder))
+    (folder / "trained_model.keras").touch()
+    checkpoints.go_on(folder, model, read_state(folder))
 
 
 def test_new_run_removes_what_tells_of_the_old_one(saved):
