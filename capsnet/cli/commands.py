@@ -17,7 +17,6 @@ import utils
 from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
-from capsnet.data.looks import border_figures
 from capsnet.data.sources import hold_out, load
 from capsnet.devices import (
     environment,
@@ -104,11 +103,22 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
     return 0
 
 
-def run_training(task, script, scope, replicas):
-    """Trains, and prints before what will be and after what came of it."""
+def read(task):
+    """The data set of a task."""
     data = load(task.dataset, seed=task.seed, **task.pictures)
+    tell_notes(data)
+    return data
+
+
+def tell_notes(data):
+    """Prints what is read of a data set, and what is not."""
     for note in data.notes:
         print(printable(note))
+
+
+def run_training(task, script, scope, replicas):
+    """Trains, and prints before what will be and after what came of it."""
+    data = read(task)
     digest = data.digest()
     telling.tell_changed(task, digest)
     data, validation = held_out(task, data)
@@ -123,9 +133,8 @@ def run_training(task, script, scope, replicas):
         class_weight = balanced_weights(data.y_train, n_class)
     batch_size = telling.tell_choices(task, data, class_weight, replicas)
     with scope():
-        models = script.build(
-            task.network, data.input_shape, n_class, data.labels
-        )
+        shape = data.input_shape
+        models = script.build(task.network, shape, n_class, data.labels)
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
     if task.weights:
@@ -173,7 +182,6 @@ def record_of(task, data, batch_size, train_model):
     return {
         "flags": task.flags,
         **data.record(),
-        "border": border_figures(data.x_train),
         "batch_size": batch_size,
         "lam_recon": task.lam_recon(data.target_shape, n_class),
         "ema": task.ema(task.arguments["epochs"] * steps),
@@ -187,8 +195,7 @@ def run_testing(task, script):
     models, data, records = loading.load_for_testing(
         task.weights, task.asked, script.build
     )
-    for note in data.notes:
-        print(note)
+    tell_notes(data)
     manipulate_model = models[0][2]
     if task.digit is not None:
         check_decoder("--digit", manipulate_model)
@@ -206,9 +213,8 @@ def run_testing(task, script):
             eval_models, data, task.save_dir, figures
         )
     print(f"Tested on {printable(data.name)}: {', '.join(task.weights)}")
-    for line in loading.trained_elsewhere(records, data):
-        print(printable(line))
-    for line in loading.inverted(records, data, task.asked):
+    lines = list(loading.trained_elsewhere(records, data))
+    for line in lines + loading.inverted(records, data, task.asked):
         print(printable(line))
     for line in legend(data.class_names):
         print(line)
@@ -273,9 +279,7 @@ def run_prediction(task):
 
 def run_showing(task):
     """Draws training pictures beside versions of them; trains nothing."""
-    data = load(task.dataset, seed=task.seed, **task.pictures)
-    for note in data.notes:
-        print(printable(note))
+    data = read(task)
     generator = np.random.default_rng(task.seed)
     count = min(AUGMENTED_ROWS, len(data.x_train))
     images = data.x_train[generator.permutation(len(data.x_train))[:count]]

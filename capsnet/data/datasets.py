@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from capsnet.data.batches import ShiftedBatches
+from capsnet.data.looks import border_figures
 from capsnet.data.pairs import PairBatches, canvas
 
 
@@ -54,6 +55,7 @@ class Dataset:
             "labels": self.labels,
             "input_shape": list(self.input_shape),
             "input_range": [0.0, 1.0],
+            "border": border_figures(self.x_train),
         }
 
     def training_batches(self, augment, seed, class_weight=None, **common):
@@ -88,6 +90,7 @@ class Dataset:
     def digest(self):
         """Hexadecimal SHA-256 of all pictures, labels and class names."""
         arrays = self.x_train, self.y_train, self.x_test, self.y_test
+        arrays += self.validation or ()
         shapes = [array.shape for array in arrays]
         head = json.dumps([self.pairs, self.class_names, shapes])
         digest = hashlib.sha256(head.encode())

@@ -14,7 +14,7 @@ from capsnet.data.pictures import (
     convert,
     read_picture,
 )
-from capsnet.data.trees import note_left_out, scan
+from capsnet.data.trees import any_picture, note_left_out, scan
 from capsnet.devices import require_memory
 from capsnet.messages import UserError, counted, listed
 
@@ -61,7 +61,7 @@ def load_pictures(root, image_size, channels, skip_unreadable):
     """Reads a folder of class folders, or of parts with them.
 
     Args:
-        root: A `layouts.Folder`.
+        root: A `trees.Folder`.
 
     Returns:
         Pairs `(x, y)` by part, class names, the files of each part, for each
@@ -69,15 +69,19 @@ def load_pictures(root, image_size, channels, skip_unreadable):
     """
     classes, notes = find_classes(root)
     found = {}
-    for part, folders in classes.items():
-        check_names(str(root.path), list(map(class_name, folders)))
-        for folder in folders:
-            for path in folder.all_pictures():
-                found[path] = part, folder
-    names = sorted({class_name(f) for each in classes.values() for f in each})
+    for part, own in classes.items():
+        check_names(str(root.path), list(map(class_name, own)))
+        for folder in own:
+            found |= dict.fromkeys(folder.all_pictures(), (part, folder))
+    folders = [folder for each in classes.values() for folder in each]
+    names = sorted(set(map(class_name, folders)))
+    number = {each.path: names.index(class_name(each)) for each in folders}
     pictures, left_out = _read(
         root.path, list(found), image_size, channels, skip_unreadable
     )
+    for folder in folders:
+        if not any_picture(folder):
+            raise no_pictures(root, folder)
     # As many channels as the picture that has most.
     channels = max(pixels.shape[2] for pixels in pictures.values())
     parts, files = {}, {}
@@ -89,12 +93,23 @@ def load_pictures(root, image_size, channels, skip_unreadable):
                 "received none that can be read: replace them"
             )
         x = np.stack([convert(pictures[p], None, channels) for p in own])
-        y = np.array([names.index(class_name(found[p][1])) for p in own])
+        y = np.array([number[found[path][1].path] for path in own])
         parts[part] = x, y
         files[part] = [p.relative_to(root.path).as_posix() for p in own]
     within = [p.relative_to(found[p][1].path).as_posix() for p in pictures]
     notes += left_out + count_rest(root, classes)
     return parts, names, files, within, notes
+
+
+def no_pictures(root, folder):
+    """The `UserError` for a class folder without pictures."""
+    kinds = [counted(n, kind) for kind, n in sorted(folder.left_out().items())]
+    but = f" but {listed(kinds)}" if kinds else ""
+    return UserError(
+        f"expected pictures of every class in {str(root.path)!r}, received "
+        f"none of {folder.path.name!r}{but}: add some ({FORMATS} files are "
+        "read), or move the folder elsewhere"
+    )
 
 
 def _read(folder, paths, image_size, channels, skip_unreadable):

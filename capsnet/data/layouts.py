@@ -44,7 +44,8 @@ def locate(root):
         names = listed([repr(str(folder.path)) for _, folder in found])
         raise UserError(
             f"expected one data set in {str(root.path)!r}, received several, "
-            f"in {names}: give one of these folders"
+            f"in {names}: give one of these folders, or put the files of one "
+            "data set into one folder"
         )
     return "pictures", root
 
@@ -107,7 +108,8 @@ def find_classes(root):
         if not folder.filled():
             raise no_classes(root, folder, parts)
         classes[part] = [each for each in folder.folders if not of_runs(each)]
-    check_inner_parts(root, [c for each in classes.values() for c in each])
+    for folders in classes.values():
+        check_inner_parts(root, folders)
     return classes, notes
 
 
@@ -154,7 +156,18 @@ def check_lonely(root, place):
 
 
 def check_inner_parts(root, classes):
-    """Raises UserError where the classes hold the parts."""
+    """Raises UserError where the classes hold the parts, or are parts."""
+    inner = [sorted(map(class_name, each.filled())) for each in classes]
+    if len(inner) > 1 and all(len(each) > 1 for each in inner):
+        # Folds, or parts in another language: all have the same classes.
+        if all(each == inner[0] for each in inner):
+            received = listed(list(map(class_name, classes)))
+            raise UserError(
+                f"expected a folder for each class in {str(root.path)!r}, "
+                f"received {received}, of which each has the folders "
+                f"{listed(inner[0])}: call the parts train and test, or put "
+                "the pictures right into the class folders"
+            )
     for folder in classes:
         if parts := parts_in(folder):
             inner = " and ".join(

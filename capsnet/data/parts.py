@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from capsnet.messages import UserError, listed
+from capsnet.messages import UserError, counted, listed
 
 # Of each class, where a data set has no test part of its own.
 TEST_FRACTION = 0.2
@@ -91,12 +91,15 @@ def choose_arrays(names, where, wanted="x_train, y_train, x_test, y_test"):
             for part, roles in parts.items()
             if sorted(map(len, roles.values())) == [1, 1]
         }
-        if has_test(pairs) or list(parts) == list(pairs) == [ALL]:
+        if list(parts) != [ALL]:
+            pairs.pop(ALL, None)
+        if has_test(pairs) or ALL in pairs:
             whole[prefix] = pairs
+    whole = {k: pairs for k, pairs in whole.items() if has_test(pairs)} or whole
     if len(whole) == 1:
         return next((pairs, prefix) for prefix, pairs in whole.items())
     received = listed(sorted(names)) or "none"
-    advice = "add them, or rename what is there"
+    advice = "add what is missing, or rename what is there"
     if whole:
         advice = "keep one set in a file or folder of its own"
     raise UserError(
@@ -142,7 +145,10 @@ def complete(name, parts, names, fraction):
         parts = {**parts, "test": parts["val"]}
         del parts["val"]
         return parts, ["No test part: the validation part is used for the test"]
-    return parts, []
+    if "val" not in parts:
+        return parts, []
+    held_out = counted(len(parts["val"][1]), "validation picture")
+    return parts, [f"Held out: {held_out}; the best epoch on them is kept"]
 
 
 def choose_test(y, names, test_fraction):

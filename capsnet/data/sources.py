@@ -15,6 +15,7 @@ Names are read as people write them (`Training`, `val`, `X_test`), see
 `parts`, and a folder may be packed into another.
 """
 
+import contextlib
 import dataclasses
 import os
 
@@ -74,8 +75,8 @@ def load(
         name: One of the names or paths in the module's docstring.
         image_size: `(height, width)` that all pictures are resized to.
         grayscale: Boolean, turn colour into grey (ITU-R 601-2 luma).
-        test_fraction: Float in (0, 1), the part of each class that a folder
-            without `train` and `test` keeps for the test; 0.2 if `None`.
+        test_fraction: Float in (0, 1), the part of each class that is kept
+            where there is no test part; 0.2 if `None`.
         skip_unreadable: Boolean, leave out what cannot be read in a folder.
         seed: Integer, draws the digits of `"digits"`, and nothing else.
 
@@ -83,32 +84,52 @@ def load(
         UserError: If the data set is missing, broken or not usable.
     """
     pairs, name = split_pairs(str(name))
-    try:
+    with _faults(name):
         kind, place = _find(name)
         _check_test_fraction(name, kind, test_fraction)
         if kind == "pictures":
-            channels = 1 if grayscale else None
-            parts, class_names, files, within, notes = load_pictures(
-                place, image_size, channels, skip_unreadable
-            )
+            asked = image_size, 1 if grayscale else None, skip_unreadable
+            read = load_pictures(place, *asked)
         else:
-            files, within = {}, None
-            parts, class_names, notes = _load_arrays(name, kind, place, seed)
-        parts, more = check_parts(name, parts)
-        parts = {
-            part: (x, y, np.array(files.get(part) or range(len(y)), dtype=str))
-            for part, (x, y) in parts.items()
-        }
+            read = _load_arrays(name, kind, place, seed)
+        parts, class_names, files, within, notes = read
+        parts, scaled = check_parts(name, parts)
+        parts = _with_names(parts, files)
         parts, chosen = complete(name, parts, within, test_fraction)
-        labels = {part: arrays[1] for part, arrays in parts.items()}
-        notes = notes + more + chosen
+        notes = notes + scaled + chosen
+        labels = {part: y for part, (_, y, _) in parts.items()}
         if kind == "pictures":
             notes += count_classes(name, labels, class_names)
         labels, class_names = index_labels(name, labels, class_names)
-        pictures = {
-            part: adapt(arrays[0], image_size, grayscale)
-            for part, arrays in parts.items()
+        if pairs:
+            _check_pairs(name, labels)
+        own = {
+            part: (adapt(x, image_size, grayscale), labels[part])
+            for part, (x, _, _) in parts.items()
         }
+    return Dataset(
+        *(*own["train"], *own["test"], class_names),
+        name=pairs + name,
+        notes=notes,
+        pairs=bool(pairs),
+        validation=own.get("val"),
+        test_names=parts["test"][2].tolist(),
+    )
+
+
+def _with_names(parts, files):
+    """Parts `(x, y, names)`: of each picture its file, or its row."""
+    return {
+        part: (x, y, np.array(files.get(part) or range(len(y)), dtype=str))
+        for part, (x, y) in parts.items()
+    }
+
+
+@contextlib.contextmanager
+def _faults(name):
+    """What the machine cannot do becomes a `UserError`."""
+    try:
+        yield
     except MemoryError:
         raise UserError(
             f"expected pictures that fit in memory, received {name!r}: use "
@@ -120,34 +141,19 @@ def load(
             f"{str(error.filename or name)!r} ({error.strerror or error}): "
             "check the permissions and the disk"
         ) from None
-    if pairs:
-        _check_pairs(name, labels)
-    validation = None
-    if "val" in parts:
-        validation = pictures["val"], labels["val"]
-        held_out = counted(len(labels["val"]), "validation picture")
-        notes.append(f"Held out: {held_out}; the best epoch on them is kept")
-    return Dataset(
-        *(pictures["train"], labels["train"], pictures["test"]),
-        *(labels["test"], class_names),
-        name=pairs + name,
-        notes=notes,
-        pairs=bool(pairs),
-        validation=validation,
-        test_names=parts["test"][2].tolist(),
-    )
 
 
 def _load_arrays(name, kind, place, seed):
-    """Pairs `(x, y)` by part, class names or `None`, and notes."""
+    """As `load_pictures`, without files, the class names perhaps `None`."""
     if kind in READERS:
-        return READERS[kind](place)
+        parts, names, notes = READERS[kind](place)
+        return parts, names, {}, None, notes
     if kind == "digits":
         train, test = draw_digits(seed)
     else:
         train, test = _load_keras(name)
     names = KERAS_DATASETS.get(name, DIGIT_NAMES)
-    return {"train": train, "test": test}, names, []
+    return {"train": train, "test": test}, names, {}, None, []
 
 
 def hold_out(dataset, fraction, seed):

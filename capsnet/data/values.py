@@ -133,14 +133,10 @@ def _scale(name, part, x, low, top):
         # Not-a-number is nowhere.
         if -slack <= low and top <= scale + slack:
             return scale
-    advice = "store them as uint8"
-    if x.dtype.kind in "iu":
-        # To uint8 they would begin at 0 again.
-        advice = "divide them, by 257 if they have 16 bits"
     raise UserError(
         "expected pictures with values from 0 to 255 (or from 0 to 1), "
-        f"received {key_of(part)} from {low:g} to {top:g} in {name!r}: "
-        f"{advice}"
+        f"received {key_of(part)} from {low:g} to {top:g} in {name!r}: scale "
+        "them, so that black is 0 and white is 255 (16 bits: divide by 257)"
     )
 
 

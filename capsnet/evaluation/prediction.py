@@ -131,26 +131,29 @@ def predict_files(
                 names, x = zip(*pictures)
                 x = looks.invert(np.stack(x)) if invert else np.stack(x)
                 images += [*x[: SHOWN - len(images)]]
-                turned = looks.unlike(x, record or {})
-                unlike += [printable(names[i]) for i in np.flatnonzero(turned)]
+                turned = np.flatnonzero(looks.unlike(x, record or {}))
+                unlike += [printable(names[i]) for i in turned]
                 lengths = sum(predict(model, x) for model in capsules)
-                lengths = lengths / len(models)
+                lengths /= len(models)
                 rows += make_rows(names, lengths, class_names, labels)
             done = 100 * (start + len(part)) // len(files)
             line.show(f"{done} % of the pictures")
         line.clear()
     if unreadable and not (skip_unreadable and rows):
         raise unreadable_error("", unreadable, len(files), skip_unreadable)
-    notes = []
-    if resized:
-        size = f"{cross(input_shape[:2])} (height x width)"
-        total = counted(len(rows), "picture")
-        notes.append(f"Resized to {size}: {resized} of {total}")
+    notes = note_resized(resized, len(rows), input_shape)
     notes += looks.note_unlike(len(unlike), len(rows), record, invert, unlike)
-    if unreadable:
-        left_out = f"{len(unreadable)} ({listed(unreadable)})"
-        notes.append(f"Left out, cannot be read: {left_out}")
+    if failed := listed(unreadable):
+        notes.append(f"Left out, cannot be read: {len(unreadable)} ({failed})")
     return rows, np.stack(images), notes
+
+
+def note_resized(count, total, input_shape):
+    """A note in a list, or none, on how many pictures had another size."""
+    if not count:
+        return []
+    size = f"{cross(input_shape[:2])} (height x width)"
+    return [f"Resized to {size}: {count} of {counted(total, 'picture')}"]
 
 
 def write_predictions(eval_model, rows, images, save_dir, labels="one"):

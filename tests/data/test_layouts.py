@@ -73,7 +73,7 @@ def test_the_validation_part_of_three_is_held_out(tmp_path):
     assert y.tolist() == [1, 1, 1]
     np.testing.assert_array_equal(x, random_pictures(3, (6, 5, 3), 0))
     assert "3 validation pictures: a 0, b 3" in dataset.notes
-    assert dataset.notes[-1].startswith("Held out: 3 validation pictures")
+    assert dataset.notes[0].startswith("Held out: 3 validation pictures")
 
 
 def test_a_class_may_be_called_as_a_part(tmp_path):
@@ -100,6 +100,8 @@ def test_a_class_may_be_called_as_a_part(tmp_path):
         ({"0": 2, "1": 2, "test/0": 3}, "received test alone: add the other"),
         ({"test/a": 2, "test/b": 2}, "received test alone: add the other"),
         ({"train/a": 2, "train/b": 2}, "received train alone: add the other"),
+        # Folds, or parts in another language.
+        ({"1/a": 2, "1/b": 2, "2/a": 2, "2/b": 2}, "1, 2, of which each has"),
         ({"cup/train": 2, "cup/test": 2, "can": 2}, "cup/train and cup/test"),
         ({"one/a": 0}, "received none with pictures"),
     ],
@@ -161,6 +163,15 @@ def test_tables_beside_pictures_only_tell_of_them(tmp_path):
     dataset = load(tmp_path)
     assert counts(dataset) == {"a": (5, 2), "b": (5, 2)}
     assert dataset.notes[0] == "Left out: 2 .csv files"
+
+
+def test_a_class_without_pictures_is_refused_by_what_it_holds(tmp_path):
+    write_folder(tmp_path, {"cats": 3, "dogs": 3})
+    (tmp_path / "cows").mkdir()
+    for name in ("0.heic", "1.HEIC", "notes.txt"):
+        (tmp_path / "cows" / name).touch()
+    message = message_of(load, tmp_path)
+    assert "none of 'cows' but 2 .heic files, 1 .txt file: add some" in message
 
 
 def test_linked_folders_are_read(tmp_path):

@@ -108,7 +108,7 @@ def test_values_a_little_beyond_the_scale_are_cut(tmp_path, white):
         (lambda x: x // 16, "nearly black"),
         (lambda x: x / 255 / 255, "nearly black"),  # Scaled twice.
         (lambda x: x * 0, "nearly black"),
-        (lambda x: x.astype(np.uint16) * 257, "divide them, by 257"),
+        (lambda x: x.astype(np.uint16) * 257, "divide by 257"),
     ],
 )
 def test_values_of_another_scale_are_refused(tmp_path, change, expected):
