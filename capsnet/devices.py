@@ -31,6 +31,20 @@ def tensorflow():
     return backend_module() if is_backend else None
 
 
+@contextlib.contextmanager
+def alone():
+    """Within it this process computes by itself, on one device.
+
+    What several devices share is set aside: what is built here is theirs not.
+    """
+    shared = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(shared)
+
+
 def make_deterministic():
     """The same operations in the same order, whatever the threads do.
 

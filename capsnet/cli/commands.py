@@ -17,7 +17,7 @@ import utils
 from capsnet.cli import checks, settings, telling
 from capsnet.data.batches import balanced_weights, steps_per_epoch
 from capsnet.data.folders import find_pictures
-from capsnet.data.sources import hold_out, load
+from capsnet.data.sources import hold_out, is_downloaded, load
 from capsnet.devices import environment, make_deterministic
 from capsnet.evaluation import loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
@@ -25,6 +25,7 @@ from capsnet.messages import UserError, command, fail
 from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, load_weights, save_half
 from capsnet.models.several import labels_of
+from capsnet.training.sharing import Sharing
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -39,14 +40,13 @@ class Script(typing.NamedTuple):
     manipulate: Callable
 
 
-def run(args, script, scope=contextlib.nullcontext, replicas=1):
+def run(args, script, sharing=Sharing()):
     """Does what checked flags ask for.
 
     Args:
         args: What `checks.parse_args` returns.
         script: A `Script`.
-        scope: Function that returns the context to build models in.
-        replicas: By how many devices a batch is divided.
+        sharing: A `Sharing`: which devices train together.
 
     Returns:
         Exit status: 0, 1 when training diverged, 2 for what the user can
@@ -55,14 +55,14 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
     task = settings.read(args)
     try:
         checks.started()
-        lock = locked(task.save_dir) if task.save_dir else None
-        with lock or contextlib.nullcontext():
+        writes = task.save_dir and sharing.leads
+        with locked(task.save_dir) if writes else contextlib.nullcontext():
             keras.utils.set_random_seed(task.seed)
             if task.jit_compile is not True:
                 make_deterministic()
             keras.config.set_dtype_policy(task.dtype_policy)
             if isinstance(task, settings.Training):
-                run_training(task, script, scope, replicas)
+                run_training(task, script, sharing)
             elif isinstance(task, settings.Testing):
                 run_testing(task, script)
             elif isinstance(task, settings.Prediction):
@@ -85,9 +85,12 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
     return 0
 
 
-def run_training(task, script, scope, replicas):
+def run_training(task, script, sharing):
     """Trains, and prints before what will be and after what came of it."""
-    data = load(task.dataset, seed=task.seed, **task.pictures)
+    with sharing.in_turn(is_downloaded(task.dataset)):
+        data = load(task.dataset, seed=task.seed, **task.pictures)
+    sharing.agree(described(task, data))
+    replicas = sharing.replicas
     for note in data.notes:
         print(note)
     validation = class_weight = None
@@ -102,7 +105,7 @@ def run_training(task, script, scope, replicas):
             )
         class_weight = balanced_weights(data.y_train, n_class)
     batch_size = telling.tell_choices(task, data, class_weight, replicas)
-    with scope():
+    with sharing.scope():
         models = script.build(
             task.network, data.input_shape, n_class, data.labels
         )
@@ -112,7 +115,7 @@ def run_training(task, script, scope, replicas):
         load_weights(models[1], *task.weights)
     record = record_of(task, data, batch_size, models[0])
     telling.tell_run(task, data, record)
-    with scope():
+    with sharing.scope():
         _, record = script.train(
             models,
             data,
@@ -122,12 +125,24 @@ def run_training(task, script, scope, replicas):
             ema=record["ema"],
             validation=validation,
             replicas=replicas,
+            process=sharing.process,
             class_weight=class_weight,
             record=record,
             verbose=1 if sys.stdout.isatty() else 2,
             **task.arguments,
         )
-    telling.tell_result(task, record)
+    if sharing.leads:
+        telling.tell_result(task, record)
+
+
+def described(task, data):
+    """What all processes of a training have to have in common."""
+    flags = {f"--{name}": task.flags[name] for name in task.flags}
+    for name in ("--hosts", "--process", "--save_dir"):
+        flags.pop(name, None)
+    checkpoint = (task.arguments["resumed"] or {}).get("state_sha256")
+    versions = environment()["versions"]
+    return {**flags, **versions, "checkpoint": checkpoint, "data": data.sha256}
 
 
 def record_of(task, data, batch_size, train_model):

@@ -9,9 +9,10 @@ from capsnet.messages import UserError, backend
 NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
+FREE_ON_RESUME |= {"hosts", "processes", "process"}
 FREE_ON_RESUME |= {"affine"}  # Refused with every training.
 # What `parse_args` adds to the flags.
-NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
+NOT_FLAGS = {"given", "recipe_sets", "resumed", "task", "group"}
 
 
 def restore_flags(args, defaults):

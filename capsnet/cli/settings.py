@@ -19,6 +19,8 @@ AUGMENTATIONS = {"shift": Shift, "affine": Affine, "photo": Photo}
 JIT = {"auto": "auto", "on": True, "off": False}
 # Arguments of `sources.load`, and of `capsulenet.train`, named as the flags.
 PICTURES = ("image_size", "grayscale", "test_fraction", "skip_unreadable")
+# What says on which devices, by which processes.
+SHARING = {"gpus", "device", "hosts", "processes", "process"}
 TRAINING = (
     "epochs lr lr_schedule lr_decay lr_decay_steps warmup seed debug "
     "steps_per_execution"
@@ -185,7 +187,7 @@ def read_training(args, flags, common):
     if "gpus" in flags:
         script = "capsulenet-multi-gpu.py"
     again = [script, "--resume", "--save_dir", args.save_dir]
-    for name in sorted({"gpus", "device"} & args.given):
+    for name in sorted(SHARING & args.given):
         again += [f"--{name}", flags[name]]
     arguments = {name: flags[name] for name in TRAINING}
     arguments |= {"jit_compile": common["jit_compile"], "resumed": args.resumed}

@@ -1,6 +1,7 @@
 """A data set in memory, and the batches of its parts."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -29,6 +30,15 @@ class Dataset:
         if self.pairs:
             return "pair"
         return "one" if self.y_train.ndim == 1 else "several"
+
+    @property
+    def sha256(self):
+        """Hexadecimal SHA-256 of all pictures, labels and class names."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for x in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(repr((x.shape, x.dtype)).encode())
+            digest.update(np.ascontiguousarray(x))
+        return digest.hexdigest()
 
     @property
     def input_shape(self):

@@ -112,6 +112,11 @@ def load(
     )
 
 
+def is_downloaded(name):
+    """Whether a data set comes from the network, once."""
+    return split_pairs(name)[1] in KERAS_DATASETS
+
+
 def _load_arrays(name, kind, seed):
     """Both parts as pictures and labels, and class names or `None`."""
     path = os.path.expanduser(name)

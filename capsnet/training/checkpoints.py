@@ -39,13 +39,14 @@ def begin(save_dir):
     remove(save_dir, OF_RUN)
 
 
-def go_on(save_dir, model, state):
+def go_on(save_dir, model, state, writes=True):
     """Puts a checkpoint into a compiled model, and cuts the log to fit.
 
     Args:
         save_dir: The run's folder.
         model: A compiled model.
         state: What `files.read_state` returned.
+        writes: Whether the log is this process's to cut.
 
     Raises:
         UserError: If the model is another one, or the log has fewer rows
@@ -72,8 +73,9 @@ def go_on(save_dir, model, state):
             f"{len(lines) - 1} of them; restore the file, or start again "
             "without --resume"
         )
-    # A kill between the row and the checkpoint leaves a row too many.
-    write_text(path, "".join(lines[: done + 1]))
+    if writes:
+        # A kill between the row and the checkpoint leaves a row too many.
+        write_text(path, "".join(lines[: done + 1]))
 
 
 def keep(save_dir, model, state):
