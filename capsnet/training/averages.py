@@ -2,7 +2,7 @@
 
 import keras
 
-from capsnet.devices import alone
+from capsnet.devices import alone, shared
 
 # Keras's own, for the statistics of batches.
 STATISTICS_MOMENTUM = 0.99
@@ -54,7 +54,7 @@ def average_statistics(model, ema, steps, batches=None):
     if normalizations and batches is not None:
         for layer in normalizations:
             layer.momentum = 0.0
-        model(batches[0][0], training=True)
+        model(keras.tree.map_structure(shared, batches[0][0]), training=True)
     for layer in normalizations:
         layer.momentum = momentum
 

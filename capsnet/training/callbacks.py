@@ -258,8 +258,10 @@ def around(keeper, batches, data, debug=False, held_out=None):
     ]
     if batches.process[0] > 0:
         return watchers
+    with alone():
+        test = TestError(keeper.eval_model, data, swap)
     watchers += [
-        TestError(keeper.eval_model, data, swap),
+        test,
         Log(save_dir, decoder, keeper.choose, append=goes_on),
         keeper,
     ]

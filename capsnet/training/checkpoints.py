@@ -10,6 +10,7 @@ import math
 import os
 
 import utils
+from capsnet.devices import alone
 from capsnet.files import (
     CHECKPOINT,
     LOG,
@@ -91,7 +92,8 @@ def keep(save_dir, model, state):
     path = os.path.join(save_dir, CHECKPOINT, name)
     with whole_file(path) as temporary:
         reserve(temporary, model)
-        model.save_weights(temporary)
+        with alone():  # Keras makes variables even to save some.
+            model.save_weights(temporary)
     state = {**state, "file": name, "sha256": sha256(path)}
     state["state_sha256"] = state_sha256(state)
     write_json(os.path.join(save_dir, STATE), state)
