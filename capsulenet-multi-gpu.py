@@ -83,7 +83,7 @@ def share(args):
     if name == "tensorflow":
         return mirrored(args.gpus, args.device)
     if name == "jax":
-        visible = hosts.devices(args.group, args.gpus)
+        visible = args.group and hosts.devices(args.group, args.gpus)
         return sharing.data_parallel(
             args.group, args.gpus, args.device, visible
         )
@@ -115,4 +115,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     is_shared = args.group is not None and args.task is None
-    sys.exit(sharing.together(run, args) if is_shared else run(args))
+    sys.exit(sharing.together(lambda: run(args)) if is_shared else run(args))

@@ -131,10 +131,10 @@ def devices(group, gpus):
     which are then divided.
 
     Args:
-        group: A `Group`, or None.
+        group: A `Group`.
         gpus: `--gpus`, or None.
     """
-    if group is None or group.local is None:
+    if group.local is None:
         return gpus and list(range(gpus))
     each = gpus or 1
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -161,14 +161,14 @@ def meet(group):
             return
         except socket.gaierror as error:
             raise UserError(
-                f"{group}: cannot find {host!r} ({error.strerror}); --hosts "
+                f"cannot find {host!r} ({error.strerror}); --hosts "
                 "expects the name or address of process 0's host"
             ) from None
         except OSError as error:
             reason = error.strerror or error
         if time.monotonic() > end:
             raise UserError(
-                f"{group}: process 0 does not answer at {group.address} for "
+                f"process 0 does not answer at {group.address} for "
                 f"{group.wait} s ({reason}); start it, and see whether a "
                 "firewall closes the port"
             )

@@ -5,7 +5,6 @@ it could say so in one line. Nothing here imports Keras.
 """
 
 import collections
-import contextlib
 import os
 import re
 import signal
@@ -27,7 +26,7 @@ RESUME = (
 MEANINGS = (
     (
         r"stopped sending heartbeats\):((?:\n\d+)+)",
-        "process {lost} died, or cannot be reached; " + RESUME,
+        "process {lost} ended, or cannot be reached; " + RESUME,
     ),
     (
         "newer incarnation",
@@ -44,7 +43,7 @@ MEANINGS = (
     ),
     (
         "Failed to send RPC|PollForError",
-        "process 0 died, or cannot be reached; " + RESUME,
+        "process 0 ended, or cannot be reached; " + RESUME,
     ),
 )
 
@@ -57,6 +56,7 @@ def watch(group):
     """
     if group is None:
         return
+    sys.argv[0] += f" ({group})"  # Begins all its errors.
     try:
         meet(group)
     except UserError as error:
@@ -91,9 +91,11 @@ def follow(group, child, lines):
     an exchange hears none but SIGKILL.
     """
 
+    asked = []
+
     def end(number, _):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+        asked.append(number)
+        os.kill(child, number)
         signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
         signal.alarm(PATIENCE)
 
@@ -108,7 +110,12 @@ def follow(group, child, lines):
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status and group.number:
         sys.stderr.writelines(said)
-    return status if status >= 0 else fail(reason(group, status, said), 1)
+    if status >= 0:
+        return status
+    if asked:
+        name = signal.Signals(asked[0]).name
+        return fail(f"ended by {name}", 128 + asked[0])
+    return fail(reason(group, status, said), 1)
 
 
 def reason(group, status, said):
@@ -126,6 +133,6 @@ def reason(group, status, said):
             meaning = meaning.format(
                 lost=lost, count=group.count, wait=group.wait
             )
-            return f"{group}: {meaning}"
+            return meaning
     memory = ", perhaps for want of memory" * (-status == signal.SIGKILL)
-    return f"{group} was ended by {signal.Signals(-status).name}{memory}"
+    return f"it was ended by {signal.Signals(-status).name}{memory}"

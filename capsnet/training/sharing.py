@@ -24,6 +24,8 @@ from capsnet.messages import UserError, counted, listed, reason_of
 # Seconds without a sign of life after which a process counts as lost, and all
 # others end.
 LIFE = 30
+# Seconds from a failure, which all may find at once, to the end.
+GRACE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,12 @@ def data_parallel(group, gpus, device, visible):
             f"--gpus asks for {counted(gpus or 'all', 'GPU')}, and JAX sees "
             f"{found}; ask for fewer, or try --device cpu"
         )
+    if jax.device_count() != jax.process_count() * found:
+        raise UserError(
+            f"each process needs as many devices as the others, got {found} "
+            f"here and {jax.device_count()} in all; name the same --gpus for "
+            "each"
+        )
     names = keras.distribution.list_devices()
     if group is None:
         names = names[:gpus]
@@ -133,7 +141,9 @@ def connect(group, visible):
             heartbeat_timeout_seconds=LIFE,
         )
     except Exception as error:
-        raise UserError(f"{group}: {reason_of(error)}") from error
+        raise UserError(
+            f"the {group.count} processes cannot meet: {reason_of(error)}"
+        ) from error
 
 
 def gather(text):
@@ -148,15 +158,15 @@ def gather(text):
     return [bytes(row[:n]).decode() for row, n in zip(rows, sizes)]
 
 
-def together(run, args):
-    """`run(args)` as one of several processes; ends this one.
+def together(run):
+    """`run()` as one of several processes; the exit status that it returns.
 
     A process that failed does not wait for the others, or they would all
     wait for each other. One that lost another waits for JAX's runtime to end
     it, which names the lost one.
     """
     try:
-        status = run(args)
+        status = run()
         if status == 0:
             gather("")  # Process 0 has more to do than the others.
     except Exception:
@@ -167,6 +177,7 @@ def together(run, args):
         status = 1
     if status:
         sys.stdout.flush()
-        sys.stderr.flush()
+        # Without process 0 the others end at once; they may have to say why.
+        time.sleep(GRACE)
         os._exit(status)
     return status
