@@ -119,6 +119,8 @@ def data_parallel(group, gpus, device, visible):
     names = keras.distribution.list_devices()
     if group is None:
         names = names[:gpus]
+    if len(names) == 1:
+        return Sharing()  # A mesh of one would be compiled twice.
     shared = keras.distribution.DataParallel(
         devices=names, auto_shard_dataset=False
     )
