@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 
+from capsnet.cli import hosts
 from capsnet.cli.options import GEOMETRY, build_parser
 from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
@@ -114,13 +115,14 @@ def parse_args(argv=None, description="", multi_gpu=False):
     Args:
         argv: List of strings, `sys.argv[1:]` by default.
         description: Text above the list of flags.
-        multi_gpu: Whether `--gpus` and `--device` exist.
+        multi_gpu: Whether `--gpus`, `--device` and `--hosts` exist.
 
     Returns:
         `argparse.Namespace` of all flags. `given` in it is the set of those
         that the user named, `recipe_sets` a dictionary of those that the
         recipe set, `resumed` the state of the checkpoint to go on from, or
-        `None`, and `task` a key of `EFFECTIVE`, or `None` for training.
+        `None`, `task` a key of `EFFECTIVE`, or `None` for training, and
+        `group` the processes that train together, or `None`.
 
     Raises:
         SystemExit: With status 2 and one line for wrong flags.
@@ -146,6 +148,7 @@ def checked(defaults, given):
     if args.routing is None:
         args.routing = USUAL_ROUTING.get(args.model, "dynamic")
     idle = refuse_idle(args)
+    args.group = hosts.find(args) if "hosts" in defaults else None
     args.recipe_sets = {
         # A resumed run has what its recipe set for its data.
         name: getattr(args, name)

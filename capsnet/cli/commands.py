@@ -15,11 +15,11 @@ import numpy as np
 
 import utils
 from capsnet.cli import checks, settings, telling
-from capsnet.data.batches import balanced_weights, steps_per_epoch
+from capsnet.cli.runs import described, held_out, record_of
+from capsnet.data.batches import balanced_weights
 from capsnet.data.folders import find_pictures
-from capsnet.data.sources import hold_out, load
+from capsnet.data.sources import is_downloaded, load
 from capsnet.devices import (
-    environment,
     forget_settings,
     is_out_of_memory,
     make_deterministic,
@@ -28,10 +28,10 @@ from capsnet.evaluation import explore, loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.fonts import legend
 from capsnet.messages import UserError, command, fail, printable
-from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, save_half
 from capsnet.models.several import labels_of
 from capsnet.models.weights import start_from
+from capsnet.training.sharing import Sharing
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -46,14 +46,13 @@ class Script(typing.NamedTuple):
     manipulate: Callable
 
 
-def run(args, script, scope=contextlib.nullcontext, replicas=1):
+def run(args, script, sharing=Sharing()):
     """Does what checked flags ask for.
 
     Args:
         args: What `checks.parse_args` returns.
         script: A `Script`.
-        scope: Function that returns the context to build models in.
-        replicas: By how many devices a batch is divided.
+        sharing: A `Sharing`: which devices train together.
 
     Returns:
         Exit status: 0, 1 when training diverged, 2 for what the user can
@@ -62,15 +61,15 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
     task = settings.read(args)
     try:
         checks.started()
-        lock = locked(task.save_dir) if task.save_dir else None
-        with lock or contextlib.nullcontext():
+        writes = task.save_dir and sharing.leads
+        with locked(task.save_dir) if writes else contextlib.nullcontext():
             forget_settings()
             keras.utils.set_random_seed(task.seed)
             if task.jit_compile is not True:
                 make_deterministic()
             keras.config.set_dtype_policy(task.dtype_policy)
             if isinstance(task, settings.Training):
-                run_training(task, script, scope, replicas)
+                run_training(task, script, sharing)
             elif isinstance(task, settings.Testing):
                 run_testing(task, script)
             elif isinstance(task, settings.Exploring):
@@ -116,11 +115,14 @@ def tell_notes(data):
         print(printable(note))
 
 
-def run_training(task, script, scope, replicas):
+def run_training(task, script, sharing):
     """Trains, and prints before what will be and after what came of it."""
-    data = read(task)
+    with sharing.in_turn(is_downloaded(task.dataset)):
+        data = read(task)
     digest = data.digest()
+    sharing.agree(described(task, digest))
     telling.tell_changed(task, digest)
+    replicas = sharing.replicas
     data, validation = held_out(task, data)
     class_weight = None
     n_class = len(data.class_names)
@@ -132,7 +134,7 @@ def run_training(task, script, scope, replicas):
             )
         class_weight = balanced_weights(data.y_train, n_class)
     batch_size = telling.tell_choices(task, data, class_weight, replicas)
-    with scope():
+    with sharing.scope():
         shape = data.input_shape
         models = script.build(task.network, shape, n_class, data.labels)
     telling.tell_network(models[0], data, batch_size, replicas)
@@ -142,7 +144,7 @@ def run_training(task, script, scope, replicas):
     record = record_of(task, data, batch_size, models[0])
     record["data_sha256"] = digest  # Held-out pictures included.
     telling.tell_run(task, data, record)
-    with scope():
+    with sharing.scope():
         _, record = script.train(
             models,
             data,
@@ -152,42 +154,13 @@ def run_training(task, script, scope, replicas):
             ema=record["ema"],
             validation=validation,
             replicas=replicas,
+            process=sharing.process,
             class_weight=class_weight,
             record=record,
             **task.arguments,
         )
-    telling.tell_result(task, data, record)
-
-
-def held_out(task, data):
-    """The data without what is held out of them, and that, or `None`."""
-    resumed = task.arguments["resumed"]
-    if task.val_fraction:
-        if data.validation and not resumed:
-            raise UserError(
-                "--val_fraction is for data without a validation part, and "
-                f"{data.name!r} has one: leave it out"
-            )
-        data, *validation = hold_out(data, task.val_fraction, task.seed)
-        return data, validation
-    # A run of before has not looked at the validation part.
-    is_old = resumed and "best" not in resumed
-    return data, None if is_old else data.validation
-
-
-def record_of(task, data, batch_size, train_model):
-    """What `run.json` and the model file will say of a training."""
-    n_class = len(data.class_names)
-    steps = steps_per_epoch(len(data.x_train), batch_size)
-    return {
-        "flags": task.flags,
-        **data.record(),
-        "batch_size": batch_size,
-        "lam_recon": task.lam_recon(data.target_shape, n_class),
-        "ema": task.ema(task.arguments["epochs"] * steps),
-        "parameters": parameters(train_model),
-        "environment": environment(),
-    }
+    if sharing.leads:
+        telling.tell_result(task, data, record)
 
 
 def run_testing(task, script):

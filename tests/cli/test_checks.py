@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 BEFORE_THE_CHECK = """
 capsulenet.py capsulenet-multi-gpu.py capsnet/__init__.py capsnet/files.py
 capsnet/messages.py capsnet/cli/__init__.py capsnet/cli/checks.py
+capsnet/cli/hosts.py capsnet/cli/watching.py
 capsnet/cli/options.py capsnet/cli/parser.py capsnet/cli/paths.py
 capsnet/cli/resuming.py
 capsnet/training/recipes.py
@@ -54,7 +55,12 @@ VALUES = {
     **{"val_fraction": [".5"], "save_dir": ["new"]},
     **{"scale": [".5"], "shear": [".5"], "colour": [".5"]},
     **{"weights": ["m.keras"], "predict": ["a.png"], "image_size": ["9", "9"]},
-    **{"digit": ["1"], "export": ["new"], "dataset": ["digits"]},
+    **{
+        "hosts": ["a:1"],
+        "digit": ["1"],
+        "export": ["new"],
+        "dataset": ["digits"],
+    },
 }
 
 

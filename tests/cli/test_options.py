@@ -128,7 +128,7 @@ def test_the_integer_flags_are_found():
     flags = {a.dest for a in ACTIONS if takes_integers(a)}
     assert {"epochs", "batch_size", "routings", "seed", "gpus"} <= flags
     assert {"image_size", "conv_kernel", "lr_decay_steps"} <= flags
-    assert len(flags) == 12 and "lr" not in flags
+    assert len(flags) == 14 and "lr" not in flags
 
 
 @pytest.mark.parametrize(
