@@ -25,8 +25,9 @@ pytestmark = pytest.mark.slow  # Minutes in all.
 ROOT = Path(__file__).parents[2]
 # Seconds in which a run ends that has lost a process: README.
 STATED = 60
-# Of each kind of training: its flags, and how far weights may differ, where
-# rounding is all that does (see test_multi_gpu.py).
+# Of each kind of training: its flags, and how far its log's figures may differ,
+# as a part of them: what rounding makes of tiny gradients, Adam lets grow, and
+# statistics of some pictures more so.
 KINDS = {
     "capsnet": ("--epochs 8", 1e-4),
     "small": (
@@ -214,15 +215,23 @@ def two(tmp_path_factory, odd):
 
 
 def assert_equal(run, expected, tolerance):
-    """The log to six digits, the test error exactly, and the weights."""
+    """The log to `tolerance`, the test error exactly, and the weights.
+
+    Statistics that belong to a part of the batch would differ by a tenth.
+    """
     ours, theirs = expected.log(), run.log()
     assert list(ours) == list(theirs) and len(ours["loss"]) > 0
     for name in ours:
-        np.testing.assert_allclose(theirs[name], ours[name], 1e-4, 1e-6)
+        np.testing.assert_allclose(theirs[name], ours[name], tolerance, 1e-6)
+    np.testing.assert_array_equal(theirs["test_error"], ours["test_error"])
     ours, theirs = (weights_of(each.model()) for each in (expected, run))
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
-        np.testing.assert_allclose(theirs[name], weight, atol=tolerance)
+        if "moving" in name:
+            np.testing.assert_allclose(theirs[name], weight, 2e-2, 1e-3)
+            continue
+        np.testing.assert_allclose(theirs[name], weight, atol=2e-3)
+        assert np.sqrt(np.square(theirs[name] - weight).mean()) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
