@@ -8,17 +8,19 @@ Sabour, Frosst and Hinton, *Dynamic Routing Between Capsules*, NIPS 2017.
     python capsulenet.py --resume                 go on after an interruption
     python capsulenet.py -t -w FILE               test a trained model
     python capsulenet.py --digit 5 -w FILE        draw what its capsules mean
+    python capsulenet.py --explore -w FILE        write a page to try them in
     python capsulenet.py --predict P... -w FILE   classify pictures, folders
     python capsulenet.py --export DIR -w FILE     write a model for serving
     python capsulenet.py --show_augment           draw what training will see
 
 Training writes into `--save_dir` (default `result`): `trained_model.keras`,
 `log.csv`, `log.png`, `run.json`, `batch.png` and `checkpoint/`. Testing
-writes `test.json`, `confusion.png`, `mistakes.png` and `real_and_recon.png`;
-`--affine` also `affine.png`, `--digit N` `manipulate-N.png`. Predicting
-writes `predictions.csv` and `predictions.png` where `--save_dir` is given,
-else nothing. `--show_augment` writes `augment.png`. Of pairs no
-`confusion.png` is drawn.
+writes `test.json`, `test.csv`, `confusion.png`, `mistakes.png` and
+`real_and_recon.png`; `--affine` also `affine.png`, `--digit N`
+`manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
+where `--save_dir` is given, else nothing. `--explore` writes `explore.html`,
+`--show_augment` `augment.png`. Of pairs no `test.csv` and no `confusion.png`
+are written.
 """
 
 import sys
@@ -37,6 +39,7 @@ import utils
 from capsnet.cli import commands
 from capsnet.data.augment import Shift
 from capsnet.data.batches import pipeline
+from capsnet.devices import alone
 from capsnet.evaluation import answers, figures, prediction
 from capsnet.files import whole_file
 from capsnet.fonts import drawable_names
@@ -221,6 +224,7 @@ def train(
     ema=0.0,
     seed=0,
     replicas=1,
+    process=(0, 1),
     debug=False,
     jit_compile="auto",
     steps_per_execution=1,
@@ -242,7 +246,8 @@ def train(
         validation: None, or a pair of held out pictures and labels; then the
             epoch with their best accuracy is kept, else the last one.
         ema: Momentum of averaged weights, 0 for none.
-        replicas: By how many devices a batch is divided.
+        replicas, process: By how many devices a batch is divided, and which
+            of how many processes this is: all but 0 train and do no more.
         class_weight: None, or how much a picture of each class counts in
             the class loss and the training accuracy.
         resumed: None, or what `files.read_state` says of `save_dir`'s
@@ -262,6 +267,7 @@ def train(
     common = {
         "batch_size": batch_size,
         "replicas": replicas,
+        "process": process,
         "decoder": "decoder" in eval_model.output,
     }
     batches = data.training_batches(augment, seed, class_weight, **common)
@@ -270,32 +276,33 @@ def train(
     rate = schedules.schedule(epochs, len(batches), lr, *falling)
     compiled = jit_compile, steps_per_execution, data.labels
     compile_model(train_model, rate, lam_recon, ema, *compiled)
-    state = {"epochs_done": 0, "seconds_per_epoch": [], "log": [], **record}
-    if resumed:
-        rows = checkpoints.go_on(save_dir, train_model, resumed)
-        state = {**resumed, "log": rows, "flags": record.get("flags", {})}
-    else:
-        checkpoints.begin(save_dir)
+    leads = process[0] == 0
+    state = checkpoints.start(save_dir, train_model, record, resumed, leads)
+    if leads and not resumed:
         figures.draw_batch(batches[0], data.class_names, save_dir)
     averages.average_statistics(
         train_model, ema, epochs * len(batches), None if resumed else batches
     )
-    swap = keras.callbacks.SwapEMAWeights() if ema else None
+    tested, swap = averages.tested(eval_model, ema)
     keeper = callbacks.Keeper(
-        save_dir, eval_model, record, state, validation is not None, swap
+        save_dir, tested, record, state, validation is not None, swap
     )
+    shown = debug, verbose
     history = train_model.fit(
         pipeline(batches),
         epochs=epochs,
         initial_epoch=state["epochs_done"],
         validation_data=held_out and pipeline(held_out),
-        callbacks=callbacks.around(keeper, batches, data, debug, verbose),
+        callbacks=callbacks.around(keeper, batches, held_out, data, *shown),
         shuffle=False,
         verbose=0,
     )
+    if not leads:
+        return history, record
     kept, seconds = keeper.finish(), state["seconds_per_epoch"]
     record.update(kept, seconds_per_epoch=seconds)
-    record.update(answers.last_test(save_dir, data))
+    with alone():
+        record.update(answers.last_test(save_dir, data))
     checkpoints.finish(save_dir, record)
     return history, record
 

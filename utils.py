@@ -10,9 +10,17 @@ matplotlib.use("Agg")  # Pictures are files; no window ever opens.
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib import ticker  # noqa: E402
 
-from capsnet.fonts import drawable, drawable_names  # noqa: E402
+from capsnet.fonts import drawable_names, fitted  # noqa: E402
 from capsnet.messages import shorten  # noqa: E402
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+STYLES = (
+    {"color": "black", "marker": ".", "markersize": 5},
+    {"color": "#0072B2", "marker": "^", "markersize": 4},
+    {"color": "#E69F00", "marker": "s", "markersize": 3},
+)
 
 
 def combine_images(images, columns, gap=1):
@@ -40,18 +48,18 @@ def combine_images(images, columns, gap=1):
 
 def colours(images):
     """Pictures of 1, 3 or 4 channels in red, green and blue."""
-    return (
-        np.repeat(images, 3, -1) if images.shape[-1] == 1 else images[..., :3]
-    )
+    is_grey = images.shape[-1] == 1
+    return np.repeat(images, 3, -1) if is_grey else images[..., :3]
 
 
 def overlay(two):
-    """Two pictures over each other, the first one red, the second green.
+    """Two pictures over each other, the first one orange, the second blue.
 
-    From `(n, 2, height, width, channels)` to `(n, height, width, 3)`.
+    Colour-blind people can tell these apart; where both are light, it is
+    white. From `(n, 2, height, width, channels)` to `(n, height, width, 3)`.
     """
     first, second = np.moveaxis(colours(two).mean(-1), 1, 0)
-    return np.stack([first, second, np.zeros_like(first)], axis=-1)
+    return np.stack([first, (first + second) / 2, second], axis=-1)
 
 
 def show(axes, pixels):
@@ -69,17 +77,19 @@ def draw_reconstructions(images, reconstructions, path, columns=10):
         path: Picture file to write.
         columns: Pictures in a row.
     """
+    columns = min(columns, len(images))
     grids = [
         combine_images(part, columns) for part in (images, reconstructions)
     ]
     height, width = grids[0].shape[:2]
-    inches = 7.0
+    inches = max(0.7 * columns, 1.4)
     figure, axes = plt.subplots(
         2, 1, figsize=(inches, 2 * inches * height / width + 0.8), dpi=120
     )
     for axis, grid, title in zip(axes, grids, ("real", "reconstructed")):
         show(axis, grid)
         axis.set_title(title)
+        axis.spines[:].set_visible(False)
     save_figure(figure, path)
 
 
@@ -114,7 +124,7 @@ def draw_manipulations(image, images, values, title, path):
     axis.set_yticks(middles, range(1, dimensions + 1), fontsize=7)
     axis.tick_params(length=0)
     axis.set(xlabel="added to the dimension", ylabel="dimension of the capsule")
-    axis.set_title(title, parse_math=False)
+    axis.set_title(shorten(title, 52), parse_math=False)
     save_figure(figure, path)
 
 
@@ -143,19 +153,18 @@ def draw_versions(images, versions, path):
     save_figure(figure, path)
 
 
-def draw_pairs(images, reconstructions, titles, path):
+def draw_pairs(images, reconstructions, titles, path, caption=None):
     """Pictures, each beside its reconstruction and under a title of its own.
 
     Args:
         images: Array of shape `(n, h, w, channels)` in [0, 1].
         reconstructions: Like `images`, or `None` for the pictures alone.
-        titles: List of `n` strings.
-        path: Picture file to write.
+        titles, path, caption: As in `draw_groups`.
     """
     groups = images[:, None]
     if reconstructions is not None:
         groups = np.stack([images, reconstructions], axis=1)
-    draw_groups(groups, titles, path)
+    draw_groups(groups, titles, path, caption)
 
 
 def draw_groups(groups, titles, path, caption=None):
@@ -164,7 +173,8 @@ def draw_groups(groups, titles, path, caption=None):
     Args:
         groups: Array of shape `(n, count, h, w, channels)` in [0, 1], up to
             three pictures a title.
-        titles: List of `n` strings.
+        titles: List of `n` strings, of lines that are cut where they are too
+            long, or of one that is wrapped.
         path: Picture file to write.
         caption: Text above all of them, or `None`.
     """
@@ -172,20 +182,12 @@ def draw_groups(groups, titles, path, caption=None):
     columns = min(7 - count, n)
     rows = math.ceil(n / columns)
     width = 2.0 if count == 1 else 1.2 * count  # Inches.
-    titles = [
-        textwrap.fill(
-            drawable(title), round(11 * width), max_lines=2, placeholder="…"
-        )
-        for title in titles
-    ]
+    titles = [fitted(each, round(10 * width)) for each in titles]
     lines = 1 + max(title.count("\n") for title in titles)
     height = width / count * high / wide + 0.2 * (lines + 1)
+    size = width * columns, height * rows + (0.5 if caption else 0)
     figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(width * columns, height * rows),
-        dpi=120,
-        squeeze=False,
+        rows, columns, figsize=size, dpi=120, squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
@@ -193,7 +195,8 @@ def draw_groups(groups, titles, path, caption=None):
         show(axis, combine_images(group, columns=count))
         axis.set_title(title, fontsize=10, parse_math=False)
     if caption:
-        figure.suptitle(caption, fontsize=10)
+        wrapped = textwrap.fill(caption, round(12 * width * columns))
+        figure.suptitle(wrapped, fontsize=9, color="dimgrey")
     save_figure(figure, path)
 
 
@@ -201,7 +204,7 @@ def draw_confusion(confusion, class_names, path):
     """How often each class was taken for each: true in rows, predicted below.
 
     The colours are on a log scale, so that one mistake shows beside
-    thousands of right answers. Up to 20 classes have their counts written.
+    thousands of right answers. Up to 20 classes have counts, more a scale.
 
     Args:
         confusion: Integer array of shape `(n_class, n_class)`.
@@ -209,35 +212,32 @@ def draw_confusion(confusion, class_names, path):
         path: Picture file to write.
     """
     n_class = len(class_names)
-    side = min(2 + 0.45 * n_class, 16)
+    side = 2 + 0.45 * n_class if n_class <= 20 else min(5 + 0.2 * n_class, 16)
     figure, axis = plt.subplots(figsize=(side, side), dpi=120)
     # The lower bound makes a single mistake stand out from none, white.
     scale = matplotlib.colors.LogNorm(0.3, max(confusion.max(), 1))
     cells = np.ma.masked_equal(confusion, 0)
-    axis.imshow(cells, cmap="Blues", norm=scale)
+    image = axis.imshow(cells, cmap="Blues", norm=scale)
     if n_class <= 20:
+        style = {"ha": "center", "va": "center", "fontsize": 7}
         for row, column in zip(*np.nonzero(confusion)):
             count = confusion[row, column]
-            axis.text(
-                column,
-                row,
-                count,
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if scale(count) > 0.75 else "black",
-            )
+            style["color"] = "white" if scale(count) > 0.75 else "black"
+            axis.text(column, row, count, **style)
+    else:
+        bar = figure.colorbar(image, shrink=0.6, label="pictures")
+        bar.ax.yaxis.set_major_formatter("{x:g}")
     # Of very many classes only some are named.
     ticks = np.arange(0, n_class, math.ceil(n_class / 100))
     names = drawable_names(class_names)
     labels = [shorten(names[tick], 20) for tick in ticks]
     rotation = 0 if max(map(len, labels)) <= 2 else 90
-    size = 8 if n_class <= 40 else 6
-    axis.set_xticks(
-        ticks, labels, rotation=rotation, fontsize=size, parse_math=False
-    )
-    axis.set_yticks(ticks, labels, fontsize=size, parse_math=False)
+    text = {"fontsize": 8 if n_class <= 40 else 6, "parse_math": False}
+    axis.set_xticks(ticks, labels, rotation=rotation, **text)
+    axis.set_yticks(ticks, labels, **text)
     axis.set(xlabel="predicted class", ylabel="true class")
+    wrong, total = confusion.sum() - confusion.trace(), confusion.sum()
+    axis.set_title(f"{wrong} of {total} pictures wrong", fontsize=10)
     save_figure(figure, path)
 
 
@@ -256,31 +256,36 @@ def draw_log(log_path, path):
     log = read_log(log_path)
     epochs = log["epoch"] + 1
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), dpi=120)
-    names = {"capsnet": "training", "val_capsnet": "held-out"}
+    curves = {left: {}, right: {"test error": log["test_error"]}}
     for name, values in log.items():
+        kind = name.removeprefix("val_")
+        part = "" if kind == name else "held-out "
         if name.endswith("loss"):
-            left.plot(epochs, values, marker=".", label=name.replace("_", " "))
+            curves[left][f"{part}{kind.replace('_', ' ')}"] = values
         elif name.endswith("_accuracy"):
-            label = f"{names[name.removesuffix('_accuracy')]} error"
-            right.plot(epochs, 100 * (1 - values), marker=".", label=label)
-    right.plot(epochs, log["test_error"], marker=".", label="test error")
-    left.set(title="losses", xlabel="epoch", yscale="log")
-    right.set(title="error in %", xlabel="epoch")
+            curves[right][f"{part or 'training '}error"] = 100 * (1 - values)
+    for axis, drawn in curves.items():
+        styles = {}  # What is held out is dashed, and else as in training.
+        for label, values in drawn.items():
+            kind = label.removeprefix("held-out ").removeprefix("training ")
+            style = styles.setdefault(kind, STYLES[len(styles) % 3])
+            line = "--" if label.startswith("held-out") else "-"
+            axis.plot(epochs, values, line, label=label, **style)
+    left.set(title="losses", xlabel="epoch", ylabel="loss", yscale="log")
+    right.set(title="errors", xlabel="epoch", ylabel="error, %")
     errors = np.concatenate([line.get_ydata() for line in right.lines])
     if errors.min() > 0:  # A logarithmic axis has no place for zero.
         right.set_yscale("log")
-        right.yaxis.set_major_locator(
-            matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0))
-        )
-        right.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    right.yaxis.set_major_formatter("{x:g}")
     for axis in (left, right):
+        if axis.get_yscale() == "log":
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3, which="both")
         axis.legend()
         axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        axis.xaxis.set_major_locator(
-            matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1)
-        )
+        whole = ticker.MaxNLocator(integer=True, min_n_ticks=1)
+        axis.xaxis.set_major_locator(whole)
     save_figure(figure, path)
 
 
@@ -291,7 +296,3 @@ def save_figure(figure, path):
         figure.savefig(path, bbox_inches="tight")
     finally:  # matplotlib keeps open figures, a full disk or not.
         plt.close(figure)
-
-
-class UserError(ValueError):
-    """A network that cannot be built or trained, told in one line."""

@@ -5,14 +5,19 @@ A room imports only rooms of its own floor or below it; from the top:
     cli/            parser.py (what argparse lacks), options.py (flags),
                     checks.py (what excludes what), paths.py (what a path
                     has to be), resuming.py (flags of a run that goes on),
-                    settings.py (the seam: from flags to values), commands.py
-                    (what each task does), telling.py (what a training says)
+                    hosts.py (processes that train together), watching.py
+                    (their parents), settings.py (the seam: from flags to
+                    values), commands.py (what each task does), runs.py (what
+                    a training records), telling.py (what it says)
     evaluation/     loading.py (which models, on which data), figures.py,
                     answers.py (several labels a picture), prediction.py,
-                    robustness.py (affine changes)
+                    robustness.py (affine changes), explore.py (a page in
+                    which one turns a capsule; its sources are beside it),
+                    packing.py (a network for the page)
     training/       recipes.py, schedules.py (the learning rate), averages.py
-                    (averaged weights), callbacks.py, progress.py (what a
-                    terminal shows), checkpoints.py (a run's folder)
+                    (averaged weights), sharing.py (several devices on JAX),
+                    callbacks.py, progress.py (what a terminal shows),
+                    checkpoints.py (a run's folder)
     models/         networks.py (the three models around one), several.py (for
                     several labels a picture), geometry.py
                     (sizes for any picture), routings.py (other couplings),

@@ -49,6 +49,33 @@ def forget_settings():
     keras.config.set_image_data_format("channels_last")
 
 
+@contextlib.contextmanager
+def alone():
+    """Within it this process computes by itself, on one device.
+
+    What is built in it belongs to none of the devices that share a training.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def shared(rows):
+    """Rows of a batch as `fit` gives them to the devices that share a batch.
+
+    Args:
+        rows: NumPy array, this process's rows.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return rows
+    layout = distribution.get_data_layout(rows.shape).backend_layout
+    return backend_module().make_array_from_process_local_data(layout, rows)
+
+
 def make_deterministic():
     """The same operations in the same order, whatever the threads do.
 
@@ -98,6 +125,14 @@ def require_memory(size):
         free = min(free, 1024 * int(found[1]))
     if free is not None and size > free:
         raise MemoryError
+
+
+def is_out_of_memory(error):
+    """Whether an error, of any backend, says that there is no memory left."""
+    words = "RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory"
+    return isinstance(error, MemoryError) or any(
+        word in f"{error}" for word in words
+    )
 
 
 def environment():

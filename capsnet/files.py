@@ -29,6 +29,7 @@ PAIRS = "pairs:"
 AUGMENTED = "augment.png"
 BATCH = "batch.png"
 AFFINE = "affine.png"
+EXPLORED = "explore.html"
 STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
 OF_RUN = (STATE, RECORD, PLOT, BATCH, "tensorboard/*/events.out.tfevents.*")
@@ -37,7 +38,7 @@ TEST_TABLE = "test.csv"
 TEST_FILES = ["test.json", TEST_TABLE, "confusion.png", "mistakes.png"]
 TEST_FILES.append("real_and_recon.png")
 # What tells of a model what it does.
-OF_MODEL = [*TEST_FILES, AFFINE, "manipulate-*.png"]
+OF_MODEL = [*TEST_FILES, AFFINE, EXPLORED, "manipulate-*.png"]
 OF_MODEL += ["predictions.csv", "predictions.png"]
 # All that may be left half written; nothing else is ours to remove.
 WRITTEN = (MODEL, RECORD, LOG, PLOT, BATCH, "epoch-*.weights.h5", "state.json")

@@ -1,11 +1,12 @@
 """Names in any script, in pictures: by a font of this machine, or a number."""
 
 import functools
+import textwrap
 
 import matplotlib.pyplot as plt
 from matplotlib import font_manager, ft2font
 
-from capsnet.messages import listed
+from capsnet.messages import listed, shorten
 
 # In this order: matplotlib's own, and what other letters need.
 FONTS = ["DejaVu Sans"]
@@ -21,6 +22,14 @@ def drawable(text):
         letter if letter.isspace() or has_font(letter) else "?"
         for letter in text
     )
+
+
+def fitted(title, width):
+    """A title in lines of so many characters: its own lines, or else two."""
+    title = drawable(title)
+    if "\n" in title:
+        return "\n".join(shorten(line, width) for line in title.splitlines())
+    return textwrap.fill(title, width, max_lines=2, placeholder="…")
 
 
 def drawable_names(class_names):

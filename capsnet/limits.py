@@ -17,6 +17,8 @@ INTEGERS = {
     "seed": (0, 2**32 - 1),
     "steps_per_execution": (1, 10_000),
     "gpus": (1, 64),
+    "processes": (1, 65_536),
+    "process": (0, 65_535),
 }
 # The same, the least included or not.
 NUMBERS = {

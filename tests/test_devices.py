@@ -61,6 +61,20 @@ def test_memory_is_that_of_the_limit_of_the_process(monkeypatch):
         assert devices.machine_memory() == expected
 
 
+@pytest.mark.parametrize(
+    "error, expected",
+    (
+        (MemoryError(), True),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while"), True),
+        (RuntimeError("Graph execution error:\nOOM when allocating"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), True),
+        (RuntimeError("shapes (2, 3) and (4,) differ"), False),
+    ),
+)
+def test_errors_of_memory_are_known_on_every_backend(error, expected):
+    assert devices.is_out_of_memory(error) == expected
+
+
 def test_settings_of_keras_are_forgotten():
     keras.config.set_floatx("float64")
     keras.config.set_epsilon(1e-3)

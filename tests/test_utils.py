@@ -79,7 +79,7 @@ def test_real_pictures_stand_above_their_reconstructions(
     assert (above.get_title(), below.get_title()) == ("real", "reconstructed")
     assert above.get_position().y0 > below.get_position().y0
     for axis, images in ((above, real), (below, made)):
-        expected = utils.combine_images(images, 5).squeeze()
+        expected = utils.combine_images(images, min(n, 5)).squeeze()
         np.testing.assert_array_equal(shown_pixels(axis), expected)
 
 
@@ -111,6 +111,26 @@ def test_manipulations_tell_what_rows_and_columns_are(
             part = pixels[4 * dimension :, 5 * column :][:4, :5]
             expected = np.round(255 * images[dimension, column]).squeeze()
             np.testing.assert_array_equal(part, expected)
+
+
+def test_long_name_makes_no_title_wider_than_its_picture(tmp_path, figures):
+    images = random_pictures(6, 4, 5).reshape(2, 3, 4, 5, 1)
+    title = "reconstructions of class " + "W_" * 40
+    path = tmp_path / "one.png"
+    utils.draw_manipulations(images[0, 0], images, [-1, 0, 1], title, path)
+    _, axis = figures[0].axes
+    figures[0].draw_without_rendering()
+    assert axis.get_title().startswith("reconstructions of class W_W_W_")
+    assert len(axis.get_title()) <= 52
+
+
+def test_two_pictures_over_each_other_are_orange_and_blue():
+    two = np.array([[[1, 0, 1, 0]], [[0, 1, 1, 0]]], float)[None, ..., None]
+    for channels in (1, 3):
+        mixed = utils.overlay(np.repeat(two, channels, -1))
+        assert mixed.shape == (1, 1, 4, 3)
+        expected = [[1, 0.5, 0], [0, 0.5, 1], [1, 1, 1], [0, 0, 0]]
+        np.testing.assert_allclose(mixed[0, 0], expected)
 
 
 @pytest.mark.parametrize("channels", (1, 3, 4))
@@ -169,6 +189,29 @@ def test_plot_shows_losses_and_errors_in_percent(log, figures):
     }
 
 
+def test_held_out_curves_are_the_dashed_ones_of_their_colour(log, figures):
+    names, *rows = LOG.split()
+    names = names + ",val_loss,val_capsnet_accuracy"
+    log.write_text("\n".join([names, *(f"{row},0.5,0.5" for row in rows)]))
+    utils.draw_log(log, log.with_suffix(".png"))
+    left, right = (
+        {line.get_label(): line for line in axis.get_lines()}
+        for axis in figures[0].axes
+    )
+    for lines, name, other in (
+        (left, "loss", "held-out loss"),
+        (right, "training error", "held-out error"),
+    ):
+        assert lines[name].get_color() == lines[other].get_color()
+        styles = lines[name].get_linestyle(), lines[other].get_linestyle()
+        assert styles == ("-", "--")
+    # All others differ in colour and in marker.
+    for lines in (left, right):
+        solid = [each for each in lines.values() if each.get_linestyle() == "-"]
+        assert len({each.get_color() for each in solid}) == len(solid) == 2
+        assert len({each.get_marker() for each in solid}) == 2
+
+
 def test_plot_of_one_epoch_is_a_picture_and_no_window(log):
     log.write_text("\n".join(LOG.splitlines()[:2]))
     utils.draw_log(log, log.with_suffix(".png"))
@@ -182,12 +225,18 @@ def test_plot_of_one_epoch_is_a_picture_and_no_window(log):
 def test_captions_are_large_and_cover_nothing(tmp_path, figures, n, made):
     images = random_pictures(n, 8, 8)
     titles = [f"{'Ankle boot ' * (k % 3)}-> automobile" for k in range(n)]
+    titles[-1:] = ["Ankle boot IMG_2024_12345678.png\nSandal\nShirt (0.93)"]
     made = images if made else None
-    utils.draw_pairs(images, made, titles, tmp_path / "pairs.png")
+    path = tmp_path / "pairs.png"
+    utils.draw_pairs(images, made, titles, path, "What all of them show")
     (figure,) = figures
     figure.draw_without_rendering()
     axes = figure.axes[:n]
     captions = [axis.title.get_window_extent() for axis in axes]
+    assert axes[-1].get_title().splitlines()[1:] == ["Sandal", "Shirt (0.93)"]
+    above = figure._suptitle
+    assert above.get_text() == "What all of them show"
+    captions.append(above.get_window_extent())
     for axis, caption, title in zip(axes, captions, titles):
         assert axis.title.get_fontsize() >= 10
         first = " ".join(title.split())
@@ -206,7 +255,9 @@ def test_confusion_is_drawn_for_any_number_of_classes(
     names = [f"class ${number}" for number in range(n_class)]
     utils.draw_confusion(confusion, names, tmp_path / "confusion.png")
     assert_is_png(tmp_path / "confusion.png")
-    (axis,) = figures[0].axes
+    axis, *scales = figures[0].axes
+    assert len(scales) == (n_class > 20)
+    assert axis.get_title() == f"1 of {confusion.sum()} pictures wrong"
     # True classes are rows: the mistake stands right of the corner.
     counts = {text.get_position(): text.get_text() for text in axis.texts}
     drawn = {(k, k): "900" for k in range(n_class)} | {(1, 0): "1"}

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 
+from capsnet.cli import hosts
 from capsnet.cli.options import GEOMETRY, build_parser
 from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
@@ -28,7 +29,7 @@ OF_PAPER = {*GEOMETRY, "capsule_bias", "primary_scale"}
 STRUCTURE = OF_PAPER | {"model", "routing", "routings", "conv", "lam_recon"}
 USUAL_ROUTING = {"efficient": "attention"}
 # What has no effect on a network without capsules.
-OF_CAPSULES = (STRUCTURE | {"init", "digit"}) - {"model", "conv"}
+OF_CAPSULES = (STRUCTURE | {"init", "digit", "explore"}) - {"model", "conv"}
 # The ranges of each kind of augmentation.
 OF_AFFINE = {"rotation", "scale", "shear", "shift_fraction"}
 RANGES = {
@@ -41,13 +42,14 @@ RANGES = {
 PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
 PICTURES |= {"skip_unreadable", "augment", *RANGES["photo"]}
 # The flags that have an effect, for each task but training.
-OF_TEST = {"testing", "weights", "save_dir", "skip_unreadable", "dataset"}
+OF_TEST = {"weights", "save_dir", "skip_unreadable", "dataset"}
 OF_TEST |= {"image_size", "grayscale", "test_fraction", "seed", "routings"}
 OF_TEST |= {"conv", "dtype_policy", "jit_compile", "invert"}
 OF_PREDICT = {"predict", "weights", "save_dir", "skip_unreadable", "invert"}
 EFFECTIVE = {
-    "-t": {"affine", *OF_TEST},
-    "--digit": {"digit", "picture", *OF_TEST},
+    "-t": {"testing", "affine", *OF_TEST},
+    "--digit": {"testing", "digit", "picture", *OF_TEST},
+    "--explore": {"explore", *OF_TEST},
     "--predict": OF_PREDICT,
     "--export": {"export", "weights"},
     "--show_augment": {"show_augment", "save_dir", "seed", "recipe", *PICTURES},
@@ -113,13 +115,14 @@ def parse_args(argv=None, description="", multi_gpu=False):
     Args:
         argv: List of strings, `sys.argv[1:]` by default.
         description: Text above the list of flags.
-        multi_gpu: Whether `--gpus` and `--device` exist.
+        multi_gpu: Whether `--gpus`, `--device` and `--hosts` exist.
 
     Returns:
         `argparse.Namespace` of all flags. `given` in it is the set of those
         that the user named, `recipe_sets` a dictionary of those that the
         recipe set, `resumed` the state of the checkpoint to go on from, or
-        `None`, and `task` a key of `EFFECTIVE`, or `None` for training.
+        `None`, `task` a key of `EFFECTIVE`, or `None` for training, and
+        `group` the processes that train together, or `None`.
 
     Raises:
         SystemExit: With status 2 and one line for wrong flags.
@@ -145,6 +148,7 @@ def checked(defaults, given):
     if args.routing is None:
         args.routing = USUAL_ROUTING.get(args.model, "dynamic")
     idle = refuse_idle(args)
+    args.group = hosts.find(args) if "hosts" in defaults else None
     args.recipe_sets = {
         # A resumed run has what its recipe set for its data.
         name: getattr(args, name)
@@ -168,6 +172,7 @@ def task_of(args):
     asked = {
         "-t": args.testing and args.digit is None,
         "--digit": args.digit is not None,
+        "--explore": args.explore,
         "--predict": args.predict is not None,
         "--export": args.export is not None,
         "--show_augment": args.show_augment,
@@ -192,14 +197,15 @@ def idle_flags(args):
     if task is not None:
         effective = EFFECTIVE[task]
         whole = all(path.endswith(".keras") for path in args.weights or ())
-        if "testing" in effective and not whole:
+        is_test = OF_TEST <= effective
+        if is_test and not whole:
             effective = effective | STRUCTURE
         drawn = (None, "digits", f"{PAIRS}digits")
-        if task == "-t" and args.dataset not in drawn:
+        if task in ("-t", "--explore") and args.dataset not in drawn:
             effective = effective - {"seed"}  # There is nothing to draw.
         others = vars(args).keys() - effective
         idle |= dict.fromkeys(others, f"has no effect with {task}")
-        if "testing" in effective:
+        if is_test:
             why = "has no effect on a .keras file, which holds its network"
             idle |= dict.fromkeys(STRUCTURE - effective, why)
     else:

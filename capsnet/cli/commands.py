@@ -1,4 +1,4 @@
-"""The five tasks: what each does, and what it tells the user.
+"""The six tasks: what each does, and what it tells the user.
 
 The functions of `capsulenet.py` that they call are handed to them: the
 script is above this room.
@@ -15,18 +15,23 @@ import numpy as np
 
 import utils
 from capsnet.cli import checks, settings, telling
-from capsnet.data.batches import balanced_weights, steps_per_epoch
+from capsnet.cli.runs import described, held_out, record_of
+from capsnet.data.batches import balanced_weights
 from capsnet.data.folders import find_pictures
-from capsnet.data.sources import hold_out, load
-from capsnet.devices import environment, forget_settings, make_deterministic
-from capsnet.evaluation import loading, prediction, robustness
+from capsnet.data.sources import is_downloaded, load
+from capsnet.devices import (
+    forget_settings,
+    is_out_of_memory,
+    make_deterministic,
+)
+from capsnet.evaluation import explore, loading, prediction, robustness
 from capsnet.files import AUGMENTED, locked, whole_file
 from capsnet.fonts import legend
 from capsnet.messages import UserError, command, fail, printable
-from capsnet.models.geometry import parameters
 from capsnet.models.saving import export, load_models, save_half
 from capsnet.models.several import labels_of
 from capsnet.models.weights import start_from
+from capsnet.training.sharing import Sharing
 
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
@@ -41,14 +46,13 @@ class Script(typing.NamedTuple):
     manipulate: Callable
 
 
-def run(args, script, scope=contextlib.nullcontext, replicas=1):
+def run(args, script, sharing=Sharing()):
     """Does what checked flags ask for.
 
     Args:
         args: What `checks.parse_args` returns.
         script: A `Script`.
-        scope: Function that returns the context to build models in.
-        replicas: By how many devices a batch is divided.
+        sharing: A `Sharing`: which devices train together.
 
     Returns:
         Exit status: 0, 1 when training diverged, 2 for what the user can
@@ -57,17 +61,19 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
     task = settings.read(args)
     try:
         checks.started()
-        lock = locked(task.save_dir) if task.save_dir else None
-        with lock or contextlib.nullcontext():
+        writes = task.save_dir and sharing.leads
+        with locked(task.save_dir) if writes else contextlib.nullcontext():
             forget_settings()
             keras.utils.set_random_seed(task.seed)
             if task.jit_compile is not True:
                 make_deterministic()
             keras.config.set_dtype_policy(task.dtype_policy)
             if isinstance(task, settings.Training):
-                run_training(task, script, scope, replicas)
+                run_training(task, script, sharing)
             elif isinstance(task, settings.Testing):
                 run_testing(task, script)
+            elif isinstance(task, settings.Exploring):
+                run_exploring(task, script)
             elif isinstance(task, settings.Prediction):
                 run_prediction(task)
             elif isinstance(task, settings.Showing):
@@ -81,6 +87,14 @@ def run(args, script, scope=contextlib.nullcontext, replicas=1):
         return fail(f"{error.strerror or error}{file}", 2)
     except FloatingPointError as error:
         return fail(error, 1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return fail(
+            "there is not enough memory for it; lower --batch_size or "
+            "--image_size, or take --model efficient",
+            2,
+        )
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             print()  # The progress bar's line has no end yet.
@@ -101,11 +115,14 @@ def tell_notes(data):
         print(printable(note))
 
 
-def run_training(task, script, scope, replicas):
+def run_training(task, script, sharing):
     """Trains, and prints before what will be and after what came of it."""
-    data = read(task)
+    with sharing.in_turn(is_downloaded(task.dataset)):
+        data = read(task)
     digest = data.digest()
+    sharing.agree(described(task, digest))
     telling.tell_changed(task, digest)
+    replicas = sharing.replicas
     data, validation = held_out(task, data)
     class_weight = None
     n_class = len(data.class_names)
@@ -117,7 +134,7 @@ def run_training(task, script, scope, replicas):
             )
         class_weight = balanced_weights(data.y_train, n_class)
     batch_size = telling.tell_choices(task, data, class_weight, replicas)
-    with scope():
+    with sharing.scope():
         shape = data.input_shape
         models = script.build(task.network, shape, n_class, data.labels)
     telling.tell_network(models[0], data, batch_size, replicas)
@@ -127,7 +144,7 @@ def run_training(task, script, scope, replicas):
     record = record_of(task, data, batch_size, models[0])
     record["data_sha256"] = digest  # Held-out pictures included.
     telling.tell_run(task, data, record)
-    with scope():
+    with sharing.scope():
         _, record = script.train(
             models,
             data,
@@ -137,42 +154,13 @@ def run_training(task, script, scope, replicas):
             ema=record["ema"],
             validation=validation,
             replicas=replicas,
+            process=sharing.process,
             class_weight=class_weight,
             record=record,
             **task.arguments,
         )
-    telling.tell_result(task, data, record)
-
-
-def held_out(task, data):
-    """The data without what is held out of them, and that, or `None`."""
-    resumed = task.arguments["resumed"]
-    if task.val_fraction:
-        if data.validation and not resumed:
-            raise UserError(
-                "--val_fraction is for data without a validation part, and "
-                f"{data.name!r} has one: leave it out"
-            )
-        data, *validation = hold_out(data, task.val_fraction, task.seed)
-        return data, validation
-    # A run of before has not looked at the validation part.
-    is_old = resumed and "best" not in resumed
-    return data, None if is_old else data.validation
-
-
-def record_of(task, data, batch_size, train_model):
-    """What `run.json` and the model file will say of a training."""
-    n_class = len(data.class_names)
-    steps = steps_per_epoch(len(data.x_train), batch_size)
-    return {
-        "flags": task.flags,
-        **data.record(),
-        "batch_size": batch_size,
-        "lam_recon": task.lam_recon(data.target_shape, n_class),
-        "ema": task.ema(task.arguments["epochs"] * steps),
-        "parameters": parameters(train_model),
-        "environment": environment(),
-    }
+    if sharing.leads:
+        telling.tell_result(task, data, record)
 
 
 def run_testing(task, script):
@@ -183,11 +171,7 @@ def run_testing(task, script):
     tell_notes(data)
     manipulate_model = models[0][2]
     if task.digit is not None:
-        if manipulate_model is None:
-            raise UserError(
-                "--digit needs a model with a decoder, and this one has none: "
-                "it is a baseline, or was trained with --lam_recon 0"
-            )
+        check_decoder("--digit", manipulate_model)
         drawn = loading.class_number(task.digit, data)
         picture = loading.start_picture(task.picture, data, drawn, task.seed)
     if task.affine and data.labels != "one":
@@ -216,6 +200,28 @@ def run_testing(task, script):
             manipulate_model, picture, drawn, data.class_names, task.save_dir
         )
         print(f"Written: {path}")
+
+
+def check_decoder(flag, manipulate_model):
+    """Raises UserError where a model has no decoder."""
+    if manipulate_model is None:
+        raise UserError(
+            f"{flag} needs a model with a decoder, and this one has none: it "
+            "is a baseline, or was trained with --lam_recon 0"
+        )
+
+
+def run_exploring(task, script):
+    """Writes the page in which one turns the dimensions of capsules."""
+    ((_, eval_model, manipulate_model),), data, records = (
+        loading.load_for_testing(task.weights, task.asked, script.build)
+    )
+    check_decoder("--explore", manipulate_model)
+    for line in loading.trained_elsewhere(records, data):
+        print(line)
+    path = explore.write_page(eval_model, data, task.weights[0], task.save_dir)
+    size = os.path.getsize(path) / 1e6
+    print(f"Written: {path}, {size:.1f} MB; open it in a browser")
 
 
 def run_prediction(task):

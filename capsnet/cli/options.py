@@ -4,10 +4,12 @@ Nothing here imports Keras, which takes seconds: `-h` and a wrong flag answer
 at once.
 """
 
+import argparse
 import re
 
 from capsnet.cli.parser import Parser, number
 from capsnet.limits import CHOICES, INTEGERS, NUMBERS
+from capsnet.messages import shorten
 from capsnet.training.recipes import RECIPES
 
 # How the convolutions of the capsule network look.
@@ -24,8 +26,8 @@ SCREEN = {
         "testing weights",
     ),
     "look": (
-        "capsulenet.py --digit 5 -w result/mnist/v4.keras --dataset digits",
-        "digit",
+        "capsulenet.py --explore -w result/mnist/v4.keras --dataset digits",
+        "explore digit",
     ),
     "use": (
         "capsulenet.py --predict PICTURE -w result/mnist/v4.keras",
@@ -88,14 +90,14 @@ class_weight: balanced lets rare classes count more in the class loss: pictures
 ema: momentum of a moving average of the weights, which is tested and saved; its
   memory is at most a tenth of the run; 0 saves the weights themselves
 seed: seed of weights, order and shifts
-weights: the model, or several that vote; in training, where to start from, with
-  the layers that fit
+weights: the model, several that vote, or where to start from
 resume: go on with the run in --save_dir, to more --epochs
 testing: test the model of -w instead of training
 affine: with -t, test also on turned, slanted, scaled and moved pictures
 digit: draw what each dimension of a class's capsule does
 picture: with --digit, the picture to begin with: a file, or its name in
   test.csv (default: one of the class)
+explore: write a page to turn a capsule's dimensions in
 predict: print what the model takes pictures for; with --save_dir also write a
   table and a picture
 show_augment: draw some training pictures as --augment changes them
@@ -106,8 +108,12 @@ debug: write TensorBoard logs with weight histograms
 dtype_policy: precision of the computation
 jit_compile: compile with XLA; auto leaves it to Keras
 steps_per_execution: training steps between two looks of Python
-gpus: number of GPUs (default: all there are)
+gpus: GPUs of each process (default: all there are)
 device: cpu splits the CPU, to try it
+hosts: where process 0 is, and a free port there, to train in several
+  processes, on several hosts (default: what srun or mpirun say)
+processes: how many processes there are (default: what srun or mpirun say)
+process: which of them this is, from 0 (default: what srun or mpirun say)
 """
 HELP = dict(re.findall(r"^(\w+): (.+(?:\n  .+)*)", HELP, re.MULTILINE))
 
@@ -117,6 +123,16 @@ def lam_recon(text):
     if text in ("classic", "authors"):
         return text
     return number(float, *NUMBERS["lam_recon"])(text)
+
+
+def host_and_port(text):
+    """`--hosts`: the address of process 0."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(
+            f"expected ADDRESS:PORT, got {shorten(repr(text), 40)}"
+        )
+    return text
 
 
 def adder(group):
@@ -197,6 +213,7 @@ def add_task_options(group):
     add("--affine", False)
     add("--digit", None, metavar="CLASS")
     add("--picture", None, metavar="FILE")
+    add("--explore", False)
     add("--predict", None, nargs="+", metavar="FILE|FOLDER")
     add("--export", None, metavar="DIR|FILE.keras")
     add("--show_augment", False)
@@ -222,6 +239,9 @@ def add_device_options(group, multi_gpu):
     if multi_gpu:
         add("--gpus", None, metavar="N")
         add("--device", "gpu", choices=("gpu", "cpu"))
+        add("--hosts", None, type=host_and_port, metavar="ADDRESS:PORT")
+        add("--processes", None, metavar="N")
+        add("--process", None, metavar="I")
 
 
 def build_parser(description="", multi_gpu=False):
@@ -229,7 +249,7 @@ def build_parser(description="", multi_gpu=False):
 
     Args:
         description: Text above the list of flags.
-        multi_gpu: Whether `--gpus` and `--device` exist.
+        multi_gpu: Whether `--gpus`, `--device` and `--hosts` exist.
     """
     screen = dict(SCREEN)
     if multi_gpu:

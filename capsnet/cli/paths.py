@@ -26,13 +26,13 @@ def check_weights(args, task):
                 f"{'something else' if is_there else 'not there'}; training "
                 "writes trained_model.keras"
             )
+    if task in ("--export", "--explore") and len(args.weights) > 1:
+        raise UserError(f"{task} takes one model; name one file after -w")
 
 
 def check_export(args):
     """Raises `UserError` where an export would overwrite something."""
     target = args.export
-    if len(args.weights) > 1:
-        raise UserError("--export takes one model; name one file after -w")
     if not target:
         raise UserError("--export expects the name of a folder or file, got ''")
     if target.endswith(OTHER_FORMATS):

@@ -9,12 +9,13 @@ from capsnet.messages import UserError, backend
 NAMED_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = {"resume", "save_dir", "epochs", "debug", "gpus", "device"}
+FREE_ON_RESUME |= {"hosts", "processes", "process"}
 # Those of them that the next continuation needs again.
-NEEDED_AGAIN = {"epochs", "dataset", "debug", "gpus", "device"}
+NEEDED_AGAIN = FREE_ON_RESUME - {"resume", "save_dir"} | {"dataset"}
 # Refused with every training.
 FREE_ON_RESUME |= {"affine", "invert", "picture"}
 # What `parse_args` adds to the flags.
-NOT_FLAGS = {"given", "recipe_sets", "resumed", "task"}
+NOT_FLAGS = {"given", "recipe_sets", "resumed", "task", "group"}
 
 
 def restore_flags(args, defaults):

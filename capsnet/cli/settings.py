@@ -1,7 +1,7 @@
 """The seam: parsed flags become what the rooms below take.
 
 Nothing else reads argparse's namespace once it is checked. `read` returns
-one of five frozen dataclasses, with objects and numbers in place of the
+one of six frozen dataclasses, with objects and numbers in place of the
 flags' words.
 """
 
@@ -123,6 +123,13 @@ class Testing(Task):
 
 
 @dataclasses.dataclass(frozen=True)
+class Exploring(Task):
+    """A page about the model in `weights`; `asked` is as in `Testing`."""
+
+    asked: dict
+
+
+@dataclasses.dataclass(frozen=True)
 class Prediction(Task):
     """What the models in `weights` take the pictures in `paths` for."""
 
@@ -162,12 +169,15 @@ def read(args):
         "jit_compile": JIT[args.jit_compile],
     }
     flags = flags_of(args)
-    if args.task in ("-t", "--digit"):
-        own = {"testing", "digit", "picture", "affine", "weights", "save_dir"}
+    if args.task in ("-t", "--digit", "--explore"):
+        own = {"testing", "digit", "picture", "affine", "explore"}
+        own |= {"weights", "save_dir"}
         named = args.given - own
         asked = {name: flags[name] for name in named}
         if "jit_compile" in asked:
             asked["jit_compile"] = common["jit_compile"]
+        if args.explore:
+            return Exploring(**common, asked=asked)
         common |= {"digit": args.digit, "picture": args.picture}
         common["affine"] = args.affine
         return Testing(**common, asked=asked)

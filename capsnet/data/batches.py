@@ -35,6 +35,9 @@ class Batches(keras.utils.PyDataset):
     number of rows, so the loss is exactly the mean over the real pictures,
     and two replicas end with the weights of one. Pass metrics as
     `weighted_metrics`, or they count the zero pictures.
+
+    Of several processes each takes its own rows of every batch, all of them
+    the same number: the first process the first rows, and so on.
     """
 
     x: np.ndarray  # uint8, (n, height, width, channels).
@@ -44,6 +47,8 @@ class Batches(keras.utils.PyDataset):
     seed: int = 0  # Draws the order and all else that is random.
     shuffle: bool = False  # Whether every epoch has an order of its own.
     replicas: int = 1  # Devices that share a batch.
+    # Which of how many processes this is; they divide the replicas.
+    process: tuple[int, int] = (0, 1)
     # (n_class,), how much a picture counts in the loss of `capsnet`.
     class_weight: np.ndarray | None = None
     decoder: bool = True  # Whether the model has this output.
@@ -77,14 +82,24 @@ class Batches(keras.utils.PyDataset):
         """
         raise NotImplementedError
 
+    def size(self, index):
+        """How many pictures a batch has, and rows with what fills it up."""
+        first = index * self.batch_size
+        count = min(self.batch_size, len(self._drawn[0]) - first)
+        return count, math.ceil(count / self.replicas) * self.replicas
+
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)} was asked for.")
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        image, label, target = self._take(*(rows[part] for rows in self._drawn))
-        count = len(image)
-        rows = math.ceil(count / self.replicas) * self.replicas
-        image, label = filled(image, rows, 255), filled(label, rows)
+        count, rows = self.size(index)
+        number, processes = self.process
+        each = rows // processes
+        own = slice(number * each, (number + 1) * each)
+        image, label, target = self._take(*(d[part][own] for d in self._drawn))
+        scale = np.zeros(each, np.float32)
+        scale[: len(image)] = rows / count
+        image, label = filled(image, each, 255), filled(label, each)
         truth = label.copy() if label.ndim == 2 else label.max(1)
         inputs, targets = image, {"capsnet": truth}
         if self.decoder:
@@ -93,19 +108,16 @@ class Batches(keras.utils.PyDataset):
             # other is still read (measured with two replicas).
             inputs = {"image": image, "label": label}
             targets["decoder"] = (
-                image.copy() if target is None else filled(target, rows, 255)
+                image.copy() if target is None else filled(target, each, 255)
             )
         if self.class_weight is None and self.replicas == 1:
             return inputs, targets
-        return inputs, targets, self._weigh(targets, count)
+        return inputs, targets, self._weigh(targets, scale)
 
-    def _weigh(self, targets, count):
-        rows = len(targets["capsnet"])
-        scale = np.zeros(rows, np.float32)
-        scale[:count] = rows / count
+    def _weigh(self, targets, scale):
         # Keras's losses keep all axes but the last.
         weights = {
-            name: scale.reshape(rows, *[1] * (target.ndim - 2)).copy()
+            name: scale.reshape(-1, *[1] * (target.ndim - 2)).copy()
             for name, target in targets.items()
         }
         if self.class_weight is not None:

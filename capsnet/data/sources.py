@@ -143,6 +143,11 @@ def _faults(name):
         ) from None
 
 
+def is_downloaded(name):
+    """Whether a data set comes from the network, once."""
+    return split_pairs(name)[1] in KERAS_DATASETS
+
+
 def _load_arrays(name, kind, place, seed):
     """As `load_pictures`, without files, the class names perhaps `None`."""
     if kind in READERS:

@@ -11,7 +11,14 @@ import numpy as np
 
 import utils
 from capsnet.data.pairs import VERSIONS
-from capsnet.evaluation.figures import SHOWN, joined, replace_test, spread
+from capsnet.evaluation.figures import (
+    MISTAKES,
+    SHOWN,
+    ending,
+    joined,
+    replace_test,
+    spread,
+)
 from capsnet.evaluation.prediction import write_test_table
 from capsnet.files import MODEL, whole_file
 from capsnet.fonts import drawable_names
@@ -28,7 +35,10 @@ from capsnet.models.saving import load_model
 
 # Pairs that are drawn at most.
 PAIRS_SHOWN = 36
-CAPTION = "input; its two digits in red and green; both reconstructions"
+CAPTION = (
+    "picture; its two digits in orange and blue; both reconstructions.    "
+    "true classes -> predicted classes"
+)
 
 
 def test(eval_models, data, save_dir, weights=()):
@@ -210,13 +220,16 @@ def draw_sets(eval_model, data, batches, lengths, save_dir):
 
     if len(chosen):
         names = drawable_names(data.class_names)
+        files = data.test_names or list(map(str, range(len(answers))))
         titles = [
-            f"{joined(row, names)} -> {joined(other, names)}"
-            for row, other in zip(answers[chosen], named[chosen])
+            f"{ending(files[i], 20)}\n{joined(answers[i], names)} -> "
+            f"{joined(named[i], names)}"
+            for i in chosen
         ]
         made = drawn(chosen) if with_decoder else None
         with whole_file(os.path.join(save_dir, "mistakes.png")) as path:
-            utils.draw_pairs(data.x_test[chosen] / 255, made, titles, path)
+            pictures = data.x_test[chosen] / 255
+            utils.draw_pairs(pictures, made, titles, path, MISTAKES)
     if with_decoder:
         shown = spread(len(lengths))
         with whole_file(os.path.join(save_dir, "real_and_recon.png")) as path:

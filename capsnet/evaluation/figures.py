@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from os.path import basename
 
 import numpy as np
 
@@ -11,13 +10,14 @@ import utils
 from capsnet.files import (
     AFFINE,
     BATCH,
+    EXPLORED,
     TEST_FILES,
     remove,
     whole_file,
     write_json,
 )
 from capsnet.fonts import drawable_names
-from capsnet.messages import shorten
+from capsnet.messages import printable, shorten
 from capsnet.models.inference import lengths_model, predict
 
 # Pictures that are drawn at most, and of a training's first batch.
@@ -25,13 +25,14 @@ SHOWN = 50
 OF_BATCH = 30
 # Times as many pictures as the smallest class; then classes count alike, too.
 UNEQUAL = 2
+MISTAKES = "file or row (length of the capsule), true class -> predicted class"
 
 
 def replace_test(save_dir, counts):
     """Writes `test.json`, and removes the pictures of an earlier test.
 
-    None of it must pass for the new one's. The pictures of `--digit` stay if
-    the files in `counts["weights"]` begin with the same model.
+    None of it must pass for the new one's. Those of `--digit` and `--explore`
+    stay if the files in `counts["weights"]` begin with the same model.
     """
     path = os.path.join(save_dir, TEST_FILES[0])
     try:
@@ -41,7 +42,7 @@ def replace_test(save_dir, counts):
         is_newer = os.path.getmtime(path) >= os.path.getmtime(tested)
     except (OSError, ValueError, LookupError, TypeError):
         is_same = is_newer = False  # No test, or it does not tell of what.
-    drawn = [] if is_same and is_newer else ["manipulate-*.png"]
+    drawn = [] if is_same and is_newer else ["manipulate-*.png", EXPLORED]
     write_json(path, counts)
     remove(save_dir, (*TEST_FILES[1:], AFFINE, *drawn))
 
@@ -72,6 +73,12 @@ def example(data, class_number, seed=0):
     """
     chosen = np.random.default_rng(seed).choice(data.tested(class_number))
     return data.test_picture(chosen)
+
+
+def ending(path, length):
+    """A file's name; of a long one its end, which tells it from others."""
+    name = printable(os.path.basename(path))
+    return name if len(name) <= length else "…" + name[1 - length :]
 
 
 def spread(count, most=SHOWN):
@@ -205,18 +212,18 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
     names = [shorten(name, 18) for name in names]
     files = data.test_names or list(map(str, range(len(lengths))))
     titles = [
-        f"{shorten(basename(files[index]), 18)}: {names[data.y_test[index]]} "
-        f"-> {names[predicted[index]]} ({lengths[index].max():.2f})"
+        f"{ending(files[index], 16)} ({lengths[index].max():.2f})\n"
+        f"{names[data.y_test[index]]} -> {names[predicted[index]]}"
         for index in worst
     ]
     path = os.path.join(save_dir, "mistakes.png")
-    draw_pictures(eval_model, data.x_test[worst], titles, path)
+    draw_pictures(eval_model, data.x_test[worst], titles, path, MISTAKES)
 
 
-def draw_pictures(eval_model, images, titles, path):
+def draw_pictures(eval_model, images, titles, path, caption):
     """Draws pictures, beside their reconstructions if there is a decoder.
 
-    Those of the two digits of a pair lie over each other.
+    Those of the two digits of a pair lie over each other, in orange and blue.
     """
     shown, reconstructions = images / 255, None
     if "decoder" in eval_model.output:
@@ -225,7 +232,7 @@ def draw_pictures(eval_model, images, titles, path):
             shown = utils.colours(shown)
             reconstructions = utils.overlay(reconstructions)
     with whole_file(path) as temporary:
-        utils.draw_pairs(shown, reconstructions, titles, temporary)
+        utils.draw_pairs(shown, reconstructions, titles, temporary, caption)
 
 
 def class_lines(classes):

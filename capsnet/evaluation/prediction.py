@@ -10,7 +10,7 @@ import numpy as np
 from capsnet.data import looks
 from capsnet.data.folders import unreadable_error
 from capsnet.data.pictures import read_pictures
-from capsnet.evaluation.figures import SHOWN, draw_pictures
+from capsnet.evaluation.figures import SHOWN, draw_pictures, ending
 from capsnet.files import TEST_TABLE, whole_file
 from capsnet.messages import (
     StatusLine,
@@ -160,12 +160,12 @@ def write_predictions(eval_model, rows, images, save_dir, labels="one"):
     """Writes `predictions.csv` and, drawn by a model, `predictions.png`."""
     write_table(save_dir, "predictions.csv", COLUMNS[labels], rows)
     titles = [
-        f"{shorten(printable(os.path.basename(row[0])), 18)}: "
-        f"{named_in(row, labels)}"
+        "\n".join([ending(row[0], 20), *named_in(row, labels)])
         for row in rows[: len(images)]
     ]
     path = os.path.join(save_dir, "predictions.png")
-    draw_pictures(eval_model, images, titles, path)
+    caption = "file, class and length of its capsule"
+    draw_pictures(eval_model, images, titles, path, caption)
 
 
 def write_test_table(data, lengths, save_dir):
@@ -212,9 +212,9 @@ def cell(value):
 
 
 def named_in(row, labels):
-    """The classes of a row of `make_rows`, for a title."""
+    """The classes of a row of `make_rows`, a line for each in a title."""
     if labels == "several":
-        return shorten(row[1], 36)
-    each = zip(row[1::2], row[2::2])
-    named = [f"{shorten(name, 18)} ({length:.2f})" for name, length in each]
-    return ", ".join(named[: 2 if labels == "pair" else 1])
+        return [row[1]]
+    each = list(zip(row[1::2], row[2::2]))
+    named = each[: 2 if labels == "pair" else 1]
+    return [f"{shorten(name, 13)} ({length:.2f})" for name, length in named]

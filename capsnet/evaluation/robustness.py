@@ -212,5 +212,6 @@ def test_affine(eval_models, data, save_dir, figures):
     titles = [f"{names[labels[i]]} -> {names[predicted[i]]}" for i in shown]
     with whole_file(os.path.join(save_dir, AFFINE)) as path:
         parts = images[shown] / 255, changed[shown] / 255
-        utils.draw_pairs(*parts, titles, path)
+        caption = "test picture and its changed version: true -> predicted"
+        utils.draw_pairs(*parts, titles, path, caption)
     return figures

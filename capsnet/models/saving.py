@@ -39,9 +39,14 @@ def save_model(model, path, record):
         record: Dictionary that JSON can hold.
     """
     with whole_file(path) as temporary:
-        model.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(RECORD, json.dumps(record, indent=2))
+        write_model(model, temporary, record)
+
+
+def write_model(model, path, record):
+    """`save_model`, in place."""
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(RECORD, json.dumps(record, indent=2))
 
 
 def save_half(model, path, record):
@@ -53,7 +58,7 @@ def save_half(model, path, record):
         UserError: If a weight is beyond 65,504, the largest number of 16 bits.
     """
     with whole_file(path) as temporary:
-        save_model(model, temporary, record)
+        write_model(model, temporary, record)
         with zipfile.ZipFile(temporary) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         members[WEIGHTS] = half_weights(members[WEIGHTS])

@@ -2,6 +2,8 @@
 
 import keras
 
+from capsnet.devices import alone, shared
+
 # Keras's own, for the statistics of batches.
 STATISTICS_MOMENTUM = 0.99
 
@@ -52,6 +54,63 @@ def average_statistics(model, ema, steps, batches=None):
     if normalizations and batches is not None:
         for layer in normalizations:
             layer.momentum = 0.0
-        model(batches[0][0], training=True)
+        model(keras.tree.map_structure(shared, batches[0][0]), training=True)
     for layer in normalizations:
         layer.momentum = momentum
+
+
+def tested(eval_model, ema):
+    """The model to test and save, and the callback that makes it ready.
+
+    Args:
+        eval_model: The evaluation model of what is trained.
+        ema: Float, the momentum of the averaged weights, 0 for none.
+
+    Returns:
+        Pair of the model and of a `SwapEMAWeights`, or None for nothing to
+        be done. They are `eval_model` and Keras's own callback where no
+        devices share the model by `keras.distribution`, else a `Copy`.
+    """
+    if keras.distribution.distribution() is None:
+        return eval_model, keras.callbacks.SwapEMAWeights() if ema else None
+    swap = Copy(eval_model, ema)
+    return swap.copy, swap
+
+
+class Copy(keras.callbacks.SwapEMAWeights):
+    """A model's copy in this process, on one device, to test and to save.
+
+    No process can predict by itself with weights that it shares with others,
+    nor set them from an array.
+
+    Args:
+        model: Model whose variables devices share; `copy` is its copy.
+        ema: Float, 0 where no weights are averaged.
+    """
+
+    def __init__(self, model, ema):
+        super().__init__()
+        self.source = model
+        self.ema = ema
+        with alone():
+            self.copy = keras.models.clone_model(model)
+
+    def on_test_begin(self, logs=None):
+        if self.ema:
+            super().on_test_begin(logs)
+        for ours, theirs in zip(self.copy.weights, self.source.weights):
+            ours.assign(keras.ops.convert_to_numpy(theirs))
+
+    def on_test_end(self, logs=None):
+        if self.ema:
+            super().on_test_end(logs)
+
+    def _backend_swap_variables(self, optimizer):
+        # Keras's own goes by way of an array.
+        for variable, average in zip(
+            optimizer._trainable_variables,
+            optimizer._model_variables_moving_average,
+        ):
+            value = variable.value
+            variable.assign(average.value)
+            average.assign(value)

@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 
+from capsnet.devices import alone
 from capsnet.files import MODEL, OF_MODEL, remove
 from capsnet.models.inference import (
     PREDICT_BATCH,
@@ -61,6 +62,54 @@ def place_generators(model, step):
         if generator is not None:
             seed, _ = keras.ops.convert_to_numpy(generator.state)
             generator.state.assign(np.array([seed, step], "uint32"))
+
+
+class ExactMeans(keras.callbacks.Callback):
+    """Makes an epoch's figures means over its pictures, not its rows.
+
+    Keras weighs a batch by its rows, and blank ones fill up the last batch
+    where the devices do not divide it; its other figures are exact. What a
+    step is of several batches, `steps_per_execution`, is left as it is.
+
+    Args:
+        batches: The training's batches.
+        held_out: None, or those of the validation.
+    """
+
+    def __init__(self, batches, held_out=None):
+        super().__init__()
+        self.batches = {"": batches, "val_": held_out}
+        self.means = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.keep("", batch, logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.keep("val_", batch, logs)
+
+    def keep(self, prefix, batch, logs):
+        """Keeps the means over all batches but the last."""
+        earlier = len(self.batches[prefix]) - 1
+        if batch != earlier - 1:
+            return
+        count, rows = (earlier * n for n in self.batches[prefix].size(0))
+        last = self.batches[prefix].size(earlier)
+        if count * last[1] != rows * last[0]:
+            for name, mean in logs.items():
+                self.means[prefix + name] = float(mean), count, rows, *last
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, (
+            mean,
+            count,
+            rows,
+            last_count,
+            last_rows,
+        ) in self.means.items():
+            all_rows = float(logs[name]) * (rows + last_rows)
+            last = (all_rows - mean * rows) / last_rows
+            total = mean * count + last * last_count
+            logs[name] = total / (count + last_count)
 
 
 class TestError(keras.callbacks.Callback):
@@ -196,12 +245,15 @@ class Keeper(keras.callbacks.Callback):
             save_model(self.eval_model, path, {**self.record, **figures})
 
 
-def around(keeper, batches, data, debug=False, verbose=True):
+def around(keeper, batches, held_out, data, debug=False, verbose=True):
     """All callbacks of a training, in the order in which they are called.
+
+    Of several processes the first one alone tests and writes.
 
     Args:
         keeper: A `Keeper`.
-        batches: The training's batches.
+        batches: The training's batches, and
+        held_out: None, or those of held-out pictures.
         data: A `sources.Dataset`; its test part is tested.
         debug: Whether TensorBoard's logs are written.
         verbose: Whether progress is shown.
@@ -210,9 +262,16 @@ def around(keeper, batches, data, debug=False, verbose=True):
     decoder = "decoder" in keeper.eval_model.output
     watchers = [
         EpochClock(batches, state["seconds_per_epoch"]),
-        *([Progress()] if verbose else []),
+        ExactMeans(batches, held_out),
         *([swap] if swap else []),
-        TestError(keeper.eval_model, data, swap, state),
+    ]
+    if batches.process[0] > 0:
+        return watchers
+    with alone():
+        test = TestError(keeper.eval_model, data, swap, state)
+    watchers += [
+        *([Progress()] if verbose else []),
+        test,
         Log(save_dir, state["log"], decoder, keeper.choose),
         keeper,
     ]
@@ -224,12 +283,16 @@ def around(keeper, batches, data, debug=False, verbose=True):
 
 @contextlib.contextmanager
 def averaged(swap):
-    """Within it the model has its averaged weights, if it keeps any."""
+    """Within it the model is ready to be tested and saved, by this process.
+
+    It has its averaged weights, if it keeps any, or is an up-to-date copy.
+    """
     if swap is None:
         yield
         return
     swap.on_test_begin()
     try:
-        yield
+        with alone():
+            yield
     finally:
         swap.on_test_end()

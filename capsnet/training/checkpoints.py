@@ -11,6 +11,7 @@ import math
 import os
 
 import utils
+from capsnet.devices import alone
 from capsnet.files import (
     CHECKPOINT,
     LOG,
@@ -40,13 +41,30 @@ def begin(save_dir):
     remove(save_dir, OF_RUN)
 
 
-def go_on(save_dir, model, state):
+def start(save_dir, model, record, resumed, writes=True):
+    """The state of a run that begins, or goes on from `resumed`.
+
+    Args:
+        save_dir, model, writes: As in `go_on`.
+        record: Dictionary, what `run.json` will say of the run.
+        resumed: None, or what `files.read_state` returned.
+    """
+    if resumed:
+        rows = go_on(save_dir, model, resumed, writes)
+        return {**resumed, "log": rows, "flags": record.get("flags", {})}
+    if writes:
+        begin(save_dir)
+    return {"epochs_done": 0, "seconds_per_epoch": [], "log": [], **record}
+
+
+def go_on(save_dir, model, state, writes=True):
     """Puts a checkpoint into a compiled model, and writes the log that fits.
 
     Args:
         save_dir: The run's folder.
         model: A compiled model.
         state: What `files.read_state` returned.
+        writes: Whether the log is this process's to cut.
 
     Returns:
         The rows of the log, as `write_log` takes them.
@@ -80,7 +98,8 @@ def go_on(save_dir, model, state):
             "--resume"
         )
     # A kill between the row and the checkpoint leaves a row too many.
-    write_log(save_dir, rows[:done])
+    if writes:
+        write_log(save_dir, rows[:done])
     return rows[:done]
 
 
@@ -119,7 +138,8 @@ def keep(save_dir, model, state):
     path = os.path.join(save_dir, CHECKPOINT, name)
     with whole_file(path) as temporary:
         reserve(temporary, model)
-        model.save_weights(temporary)
+        with alone():  # Keras makes variables even to save some.
+            model.save_weights(temporary)
     state = {**state, "file": name, "sha256": sha256(path)}
     state["state_sha256"] = state_sha256(state)
     write_json(os.path.join(save_dir, STATE), state)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 BEFORE_THE_CHECK = """
 capsulenet.py capsulenet-multi-gpu.py capsnet/__init__.py capsnet/files.py
 capsnet/messages.py capsnet/cli/__init__.py capsnet/cli/checks.py
+capsnet/cli/hosts.py capsnet/cli/watching.py
 capsnet/cli/options.py capsnet/cli/parser.py capsnet/cli/paths.py
 capsnet/cli/resuming.py
 capsnet/training/recipes.py
@@ -26,6 +27,7 @@ capsnet/training/recipes.py
 TASKS = {
     "-t": "-t -w m.keras",
     "--digit": "--digit 1 -w m.keras",
+    "--explore": "--explore -w m.keras",
     "--predict": "--predict a.png -w m.keras",
     "--export": "--export new -w m.keras",
     "--show_augment": "--show_augment --augment photo",
@@ -33,10 +35,11 @@ TASKS = {
 # Which flags do something, with a whole model after -w.
 PICTURES = {"dataset", "image_size", "grayscale", "test_fraction"}
 TEST = PICTURES | {"routings", "conv", "dtype_policy", "jit_compile"}
-TEST |= {"testing", "weights", "save_dir", "skip_unreadable", "seed", "invert"}
+TEST |= {"weights", "save_dir", "skip_unreadable", "seed", "invert"}
 EFFECTIVE = {
-    "-t": TEST | {"digit", "affine"},
-    "--digit": TEST | {"digit", "picture"},
+    "-t": TEST | {"testing", "digit", "affine"},
+    "--digit": TEST | {"testing", "digit", "picture"},
+    "--explore": TEST | {"explore"},
     "--predict": {"predict", "weights", "save_dir", "skip_unreadable"}
     | {"invert"},
     "--export": {"export", "weights"},
@@ -52,7 +55,12 @@ VALUES = {
     **{"val_fraction": [".5"], "save_dir": ["new"]},
     **{"scale": [".5"], "shear": [".5"], "colour": [".5"]},
     **{"weights": ["m.keras"], "predict": ["a.png"], "image_size": ["9", "9"]},
-    **{"digit": ["1"], "export": ["new"], "dataset": ["digits"]},
+    **{
+        "hosts": ["a:1"],
+        "digit": ["1"],
+        "export": ["new"],
+        "dataset": ["digits"],
+    },
 }
 
 
@@ -92,14 +100,25 @@ def test_weights_without_a_network_take_the_flags_that_describe_it(
         if action.dest in CAPSULES | {"model"}:
             argv = ["-t", "-w", "m.keras", "w.h5", *words_of(action)]
             assert action.dest in parse_args(argv).given
+            argv = ["--explore", "-w", "w.h5", *words_of(action)]
+            assert action.dest in parse_args(argv).given
     for argv in (["--init", "glorot"], ["--recipe", "paper"]):
         assert argv[0] in error_of("-t", "-w", "w.h5", *argv)
 
 
+def test_page_is_of_one_model(here, error_of):
+    message = error_of(*"--explore -w m.keras n.keras".split())
+    assert "--explore takes one model; name one file after -w" in message
+    assert "-w FILE" in error_of("--explore")
+
+
 def test_seed_without_anything_to_draw_is_refused(here, error_of):
+    for task in ("-t", "--explore"):
+        argv = f"{task} -w m.keras --seed 3 --dataset".split()
+        assert parse_args([*argv, "digits"]).seed == 3
+        message = error_of(*argv, "mnist")
+        assert f"--seed has no effect with {task}" in message
     argv = "-t -w m.keras --seed 3 --dataset".split()
-    assert parse_args([*argv, "digits"]).seed == 3
-    assert "--seed has no effect with -t" in error_of(*argv, "mnist")
     assert parse_args([*argv, "mnist", "--digit", "1"]).seed == 3
 
 
@@ -108,8 +127,9 @@ def test_flags_of_capsules_are_refused_for_the_baseline(here, error_of):
         if action.dest in CAPSULES | {"init"}:
             message = error_of("--model", "baseline", *words_of(action))
             assert f"--{action.dest} is for capsules" in message
-    message = error_of(*"--model baseline --digit 1 -w w.h5".split())
-    assert "--digit is for capsules" in message
+    for flag in ("--digit 1", "--explore"):
+        message = error_of(*f"--model baseline {flag} -w w.h5".split())
+        assert f"{flag.split()[0]} is for capsules" in message
 
 
 RANGES = {

@@ -70,7 +70,7 @@ def test_help_is_one_screen_in_the_order_of_use(
         assert (ROOT / script).exists()
         args = parse_args(argv.split(), multi_gpu=script == SCRIPTS[1])
         tasks.append(args.task)
-    assert tasks == [None, "-t", "--digit", "--predict"]
+    assert tasks == [None, "-t", "--explore", "--predict"]
     shown = re.findall(r"^  (-.*?)(?:  |$)", printed, re.MULTILINE)
     used = {word for _, argv in examples for word in argv.split()}
     used = {word for word in used if word.startswith("-")}
@@ -128,7 +128,7 @@ def test_the_integer_flags_are_found():
     flags = {a.dest for a in ACTIONS if takes_integers(a)}
     assert {"epochs", "batch_size", "routings", "seed", "gpus"} <= flags
     assert {"image_size", "conv_kernel", "lr_decay_steps"} <= flags
-    assert len(flags) == 12 and "lr" not in flags
+    assert len(flags) == 14 and "lr" not in flags
 
 
 @pytest.mark.parametrize(

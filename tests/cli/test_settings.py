@@ -209,6 +209,13 @@ def test_testing_asks_for_what_was_given_alone(here):
     }
 
 
+def test_page_asks_for_what_was_given_alone(here):
+    task = read("--explore -w m.keras --dataset own --grayscale")
+    assert isinstance(task, settings.Exploring)
+    assert (task.weights, task.save_dir) == (["m.keras"], "result")
+    assert task.asked == {"dataset": str(here / "own"), "grayscale": True}
+
+
 def test_prediction_and_export_write_where_they_are_told(here):
     task = read("--predict a.png -w m.keras --skip_unreadable")
     assert isinstance(task, settings.Prediction)

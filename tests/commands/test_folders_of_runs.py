@@ -94,12 +94,13 @@ def test_nothing_of_an_old_model_stays_beside_a_new_one(
     model = folder / "trained_model.keras"
     Image.new("L", (17, 17)).save(tmp_path / "a.png")
     picture = tmp_path / "a.png"
-    for argv in (["-t", "--digit", 1], ["--predict", picture]):
+    for argv in (["-t", "--digit", 1], ["--explore"], ["--predict", picture]):
         assert command(folder, *argv, "-w", model).status == 0
     tested = {str(path) for path in contents(folder)}
     assert tested - {str(path) for path in contents(trained.folder)} == {
         *("test.json", "confusion.png", "mistakes.png", "real_and_recon.png"),
         *("manipulate-1.png", "predictions.csv", "predictions.png"),
+        "explore.html",
     }
     (folder / "notes.txt").touch()  # The user's own.
     # The model is the same, and so is what tells of it.

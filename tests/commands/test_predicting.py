@@ -245,7 +245,7 @@ def test_csv_and_picture_are_written_where_save_dir_says(
         expected = utils.combine_images(pair, 2)[..., 0].astype(int)
         shown = axis.get_images()[0].get_array()
         np.testing.assert_allclose(shown, expected, atol=1)
-    title = f"00, 1.png: {rows[0][1]} ({float(rows[0][2]):.2f})"
+    title = f"00, 1.png {rows[0][1]} ({float(rows[0][2]):.2f})"
     assert axes[0].get_title().replace("\n", " ") == title
 
 

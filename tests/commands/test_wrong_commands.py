@@ -187,6 +187,17 @@ def test_second_run_in_a_folder_is_refused(tmp_path, data, trained):
     assert contents(tmp_path) == {}
 
 
+def test_memory_that_ends_in_the_middle_is_told_in_one_line(
+    tmp_path, data, monkeypatch
+):
+    def exhaust(*args, **kwargs):
+        raise RuntimeError("Graph execution error:\nOOM when allocating")
+
+    monkeypatch.setattr(keras.Model, "fit", exhaust)
+    message = message_of(train(tmp_path, data, "--epochs", 1, "-r", 1))
+    assert "not enough memory for it; lower --batch_size" in message
+
+
 def test_more_memory_than_there_is_is_warned_of(tmp_path, data, monkeypatch):
     limit = tmp_path / "memory.max"  # As in a container.
     limit.write_text("850000000\n")

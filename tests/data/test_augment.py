@@ -217,8 +217,8 @@ def test_each_picture_has_its_own_version_of_a_generator(augment):
 
 @pytest.mark.parametrize("shape", ((28, 28, 1), (32, 32, 3)))
 @pytest.mark.parametrize("augment", (Affine(), Photo()))
-def test_100_pictures_take_less_than_15_milliseconds(shape, augment):
-    """A twentieth of a training step of a small network."""
+def test_100_pictures_take_less_than_30_milliseconds(shape, augment):
+    """A step of the small network takes ten times as long; a loop, 100 ms."""
     padded = augment.pad(random_pictures(1000, shape))
     draws = augment.draw(np.random.default_rng(0), 1000, shape[:2])
     seconds = []
@@ -227,7 +227,7 @@ def test_100_pictures_take_less_than_15_milliseconds(shape, augment):
         before = time.process_time()
         augment.take(padded, chosen, draws[chosen])
         seconds.append(time.process_time() - before)
-    assert np.median(seconds) < 0.015
+    assert np.median(seconds) < 0.03
 
 
 def test_max_shift_is_in_whole_pixels():

@@ -210,6 +210,27 @@ def test_padded_batches_have_the_mean_of_the_real_pictures(
             )
 
 
+@pytest.mark.parametrize("augment", [Shift(0.2), Affine(), Photo()])
+@pytest.mark.parametrize("n, processes", [(9, 2), (9, 4), (5, 4)])
+def test_parts_of_all_processes_are_the_batch(n, processes, augment):
+    """Of 5 pictures in batches of 4 the last process has none of the last."""
+    x, y = random_pictures(n, (12, 12, 3)), np.arange(n) % 2
+    common = {"augment": augment, "seed": 3, "shuffle": True}
+    common |= {"replicas": 4, "class_weight": np.array([0.5, 4.0])}
+    whole = ShiftedBatches(x, y, 2, 4, **common)
+    parts = [
+        ShiftedBatches(x, y, 2, 4, process=(number, processes), **common)
+        for number in range(processes)
+    ]
+    for index in range(len(whole)):
+        received = [part[index] for part in parts]
+        for place, group in enumerate(whole[index]):
+            for key, expected in group.items():
+                rows = [each[place][key] for each in received]
+                assert len({len(row) for row in rows}) == 1
+                np.testing.assert_array_equal(np.concatenate(rows), expected)
+
+
 def test_keras_computes_the_same_losses_from_a_padded_batch():
     image = keras.Input((6, 5, 1), name="image")
     label = keras.Input((2,), name="label")

@@ -153,6 +153,22 @@ def test_a_pair_depends_on_neither_batch_nor_replicas(batch_size, replicas):
         assert mean == pytest.approx(np.arange(real).mean())
 
 
+def test_parts_of_all_processes_are_the_batch():
+    whole = make(5, batch_size=9, replicas=4)
+    parts = [
+        make(5, batch_size=9, replicas=4, process=(number, 4))
+        for number in range(4)
+    ]
+    assert len(whole) == 2  # The second has one pair, for four processes.
+    for index in range(2):
+        received = [each[index] for each in parts]
+        for part, group in enumerate(whole[index]):
+            for key, expected in group.items():
+                rows = [each[part][key] for each in received]
+                assert len({len(row) for row in rows}) == 1
+                np.testing.assert_array_equal(np.concatenate(rows), expected)
+
+
 def test_test_pairs_are_the_same_for_every_seed_and_begin_with_one_each():
     x = random_pictures(10, SHAPE)
     data = Dataset(x, LABELS, x, LABELS, list("abc"), "pairs:x", pairs=True)

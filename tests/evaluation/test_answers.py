@@ -131,14 +131,10 @@ def test_pairs_are_drawn_with_digits_and_reconstructions(tmp_path, figures):
             "label": np.eye(4, dtype="float32")[[named]],
         }
         drawn = models[0].predict(inputs, verbose=0)["decoder"][0]
-        zeros = np.zeros((20, 20), "uint8")
-        overlaid = np.stack([digits[row, 0, ..., 0], digits[row, 1, ..., 0]])
-        made = np.rint(255 * drawn[..., 0])
-        parts = [
-            np.repeat(merged[row], 3, -1),
-            np.stack([*overlaid, zeros], -1),
-            np.stack([*made, zeros], -1),
-        ]
+        parts = [np.repeat(merged[row], 3, -1)]
+        # One in orange, the other in blue.
+        for one, other in (digits[row, ..., 0] / 1.0, 255 * drawn[..., 0]):
+            parts.append(np.stack([one, (one + other) / 2, other], -1))
         expected = utils.combine_images(np.array(parts) / 255, 3)
         np.testing.assert_allclose(picture.astype(int), expected, atol=1)
     # All of these are mistakes.

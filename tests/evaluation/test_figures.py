@@ -78,8 +78,8 @@ def test_worst_mistakes_and_50_pictures_are_drawn(
     order = sorted(wrong, key=lambda i: -lengths[i].max())[:50]
     axes = [axis for axis in mistakes.axes if axis.get_images()]
     assert [axis.get_title().replace("\n", " ") for axis in axes] == [
-        f"{i}: {NAMES[data.y_test[i]]} -> {NAMES[lengths[i].argmax()]} "
-        f"({lengths[i].max():.2f})"
+        f"{i} ({lengths[i].max():.2f}) "
+        f"{NAMES[data.y_test[i]]} -> {NAMES[lengths[i].argmax()]}"
         for i in order
     ]
     drawn = [(axis, [real[i], made[i]], 2) for axis, i in zip(axes, order)]

@@ -16,6 +16,8 @@ TARGET = {"capsnet": np.zeros((1, 2), "float32")}
 class Batches(keras.utils.PyDataset):
     """Two steps of one picture; knows the epochs that it was told."""
 
+    process = 0, 1
+
     def __init__(self, value=0.0):
         super().__init__()
         self.epochs, self.value = [], value
@@ -28,6 +30,16 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return np.full((1, 2, 2, 1), self.value, "float32"), TARGET
+
+
+class Filled:
+    """Three batches: of 4 pictures, 4 and 1, on three devices."""
+
+    def __len__(self):
+        return 3
+
+    def size(self, index):
+        return ((4, 6), (4, 6), (1, 3))[index]
 
 
 @pytest.fixture
@@ -152,3 +164,18 @@ def test_keeper_keeps_the_best_epoch_where_pictures_choose(
     if choose:
         best = found["best"]
         assert (best["epoch"], best["test_error"]) == (3, 2.0)
+
+
+def test_figures_of_an_epoch_are_means_over_its_pictures():
+    # What Keras makes of a figure that is 1, 2 and 9 in the three batches.
+    rows, values = [6, 6, 3], [1.0, 2.0, 9.0]
+    means = [np.average(values[:n], weights=rows[:n]) for n in (1, 2, 3)]
+    exact = callbacks.ExactMeans(Filled(), Filled())
+    for batch, mean in enumerate(means):
+        exact.on_train_batch_end(batch, {"loss": mean})
+        exact.on_test_batch_end(batch, {"loss": -mean})
+    logs = {"loss": means[-1], "val_loss": -means[-1], "other": 7.0}
+    exact.on_epoch_end(0, logs)
+    mean = pytest.approx(np.average(values, weights=[4, 4, 1]))
+    assert logs["loss"] == mean and -logs["val_loss"] == mean
+    assert logs["other"] == 7 and logs["loss"] != pytest.approx(means[-1])
