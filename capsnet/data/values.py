@@ -133,10 +133,14 @@ def _scale(name, part, x, low, top):
         # Not-a-number is nowhere.
         if -slack <= low and top <= scale + slack:
             return scale
+    advice = "scale them, so that black is 0 and white is 255"
+    if top > 4095:
+        advice += " (16 bits: divide by 257)"
+    if not math.isfinite(low + top):
+        advice = "replace what is no number"
     raise UserError(
         "expected pictures with values from 0 to 255 (or from 0 to 1), "
-        f"received {key_of(part)} from {low:g} to {top:g} in {name!r}: scale "
-        "them, so that black is 0 and white is 255 (16 bits: divide by 257)"
+        f"received {key_of(part)} from {low:g} to {top:g} in {name!r}: {advice}"
     )
 
 
