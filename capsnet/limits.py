@@ -29,12 +29,12 @@ NUMBERS = {
     "scale": (0, 0.9, True),
     "shear": (0, 0.9, True),
     "colour": (0, 0.9, True),
-    "capsule_bias": (-1e6, 1e6, True),
-    "primary_scale": (0, 1e6, False),
+    "capsule_bias": (-(10**6), 10**6, True),
+    "primary_scale": (0, 10**6, False),
     "lr": (0, 100, False),
     "lr_decay": (0, 1, False),
     "warmup": (0, 100_000, True),
-    "lam_recon": (0, 1e6, True),
+    "lam_recon": (0, 10**6, True),
     "ema": (0, 0.999999, True),
 }
 CHOICES = {

@@ -193,15 +193,15 @@ def export(model, record, folder):
     Raises:
         UserError: If Keras cannot export the model.
     """
-    folder = os.path.realpath(folder)  # A link stays, and leads to it.
-    os.makedirs(os.path.dirname(folder), exist_ok=True)
-    temporary = beside(folder)
+    target = os.path.realpath(folder)  # A link stays, and leads to it.
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = beside(target)
     try:
         model.export(temporary, verbose=False)
         write_json(os.path.join(temporary, EXTRA, RECORD), record)
-        if os.path.isdir(folder):
-            os.rmdir(folder)
-        os.rename(temporary, folder)
+        if os.path.isdir(target):
+            os.rmdir(target)
+        os.rename(temporary, target)
     except (OSError, UserError):
         raise
     except Exception as error:  # Keras and TensorFlow raise nearly anything.

@@ -52,3 +52,14 @@ def test_other_backends_are_refused_with_the_three_that_work(
     monkeypatch.setenv("KERAS_BACKEND", name)
     expected = f"KERAS_BACKEND expects tensorflow, jax, torch, got {name!r}"
     assert expected in error_of()
+
+
+def test_export_does_not_replace_the_current_folder(
+    here, error_of, monkeypatch
+):
+    (here / "empty").mkdir()
+    monkeypatch.chdir(here / "empty")
+    message = error_of("--export", ".", "-w", "../m.keras")
+    assert "expects a new or empty folder, got '.'" in message
+    (here / "empty" / "inner").mkdir()
+    assert parse_args(["--export", "inner", "-w", "../m.keras"])

@@ -88,6 +88,22 @@ def test_export_in_16_bits_is_half_as_large(model):
     assert "expects a new file" in message
 
 
+def test_export_into_a_link_fills_the_folder_it_leads_to(named, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+
+    def write(model, path, **kwargs):
+        Path(path, "variables").mkdir(parents=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "export", write)
+        done = run("--export", tmp_path / "link", "-w", named[0])
+    assert done.status == 0, done.err
+    assert (tmp_path / "link").is_symlink()
+    found = os.listdir(tmp_path / "real")
+    assert sorted(found) == ["assets.extra", "variables"]
+
+
 def test_export_that_fails_leaves_nothing(named, monkeypatch):
     def fail(model, path, **kwargs):
         Path(path, "variables").mkdir(parents=True)

@@ -42,7 +42,7 @@ WRONG = """
 --warmup -1                     a number at least 0
 --warmup 51                     at most the run's 50 epochs, got 51
 --lr_min 0.1                    unrecognized arguments: --lr_min
---lam_recon paper               a number at least 0, got 'paper'
+--lam_recon paper               at most 1000000, got 'paper'
 --shift_fraction 0.6            at least 0 and at most 0.5
 --val_fraction 1                at least 0 and at most 0.9
 --test_fraction 0               above 0 and at most 0.9
@@ -111,7 +111,7 @@ mnist                           unrecognized arguments: mnist
 --dataset three --invert        no effect without --predict or -t
 --dataset unreadable            2 of 2 that cannot be read
 -t -w text.keras                cannot load 'text.keras'; expected a model
--t -w flags.keras               cannot read the record in 'flags.keras'
+-t -w flags.keras               the record in 'flags.keras' has flags
 """
 
 

@@ -278,3 +278,18 @@ def test_pictures_are_found_in_files_and_folders(tmp_path):
     (tmp_path / "empty" / "one.heic").write_bytes(b"")
     with pytest.raises(UserError, match="received 1 .heic file: PNG, JPEG"):
         find_pictures([str(tmp_path / "empty")])
+
+
+def test_names_in_two_normal_forms_are_one_class(tmp_path):
+    """One part was unpacked on a Mac."""
+    counts = {"train/caf\u00e9": 2, "train/tea": 2}
+    counts |= {"test/cafe\u0301": 1, "test/tea": 2}
+    dataset = load(str(write_folder(tmp_path, counts)))
+    assert dataset.class_names == ["caf\u00e9", "tea"]
+    assert dataset.y_train.tolist() == [0, 0, 1, 1]
+    assert dataset.y_test.tolist() == [0, 1, 1]
+
+
+def test_class_names_steer_no_terminal(tmp_path):
+    dataset = load(str(write_folder(tmp_path, {"a\x1b[2J": 2, "b\nc": 2})))
+    assert dataset.class_names == [r"a\x1b[2J", r"b\nc"]

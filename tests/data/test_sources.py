@@ -259,3 +259,23 @@ def test_real_photos():
     assert dataset.x_train.shape == (1_000, 32, 32, 3)
     assert np.bincount(dataset.y_test).tolist() == [20] * 10
     assert len(dataset.class_names) == 10
+
+
+# The digest
+
+
+def test_digest_tells_whether_pictures_and_labels_are_the_same(tmp_path):
+    path = write_npz(tmp_path / "set.npz")
+    digest = load(str(path)).digest()
+    assert load(str(path)).digest() == digest and len(digest) == 64
+    values = arrays()
+    for part in PARTS:
+        changed = values[part].copy()
+        changed[-1] = 1 - changed[-1] if changed.ndim == 1 else 0
+        write_npz(path, **{part: changed})
+        assert load(str(path)).digest() != digest, part
+    write_npz(path, class_names=np.array(["a", "b"]))
+    assert load(str(path)).digest() != digest
+    write_npz(tmp_path / "moved.npz")
+    assert load(str(tmp_path / "moved.npz")).digest() == digest
+    assert load(f"pairs:{tmp_path / 'moved.npz'}").digest() != digest

@@ -269,3 +269,9 @@ def test_weights_alone_get_the_network_that_is_asked_for(tmp_path, tiny, model):
     assert records == {path: {}}
     found = lengths_of(models[1], data.x_test)
     np.testing.assert_allclose(found, lengths_of(model, data.x_test), atol=1e-6)
+
+
+def test_a_folder_that_was_moved_is_tested_on_what_was_kept():
+    records = {"model.keras": record(0.1, "/data/own")}
+    assert unseen_fraction(None, records, "/elsewhere/own") == 0.1
+    assert unseen_fraction(None, records, "/elsewhere/other") is None

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 from numerics import random_normal, relative_error
 
@@ -84,3 +85,12 @@ def test_pictures_become_lengths_whatever_the_batch():
         lengths = predict(lengths_model(model), pictures, batch_size)
         expected = pictures.mean(axis=(1, 2)) / 255
         np.testing.assert_allclose(lengths, expected, rtol=1e-5)
+
+
+def test_lengths_that_are_no_numbers_are_told():
+    image = keras.Input((2, 2, 1))
+    broken = keras.initializers.Constant(np.nan)
+    dense = keras.layers.Dense(2, bias_initializer=broken)
+    model = keras.Model(image, dense(keras.layers.Flatten()(image)))
+    with pytest.raises(FloatingPointError, match="outputs are no numbers"):
+        predict(model, np.zeros((3, 2, 2, 1), "uint8"))
