@@ -254,7 +254,12 @@ def read_table(path):
         )
     try:
         values = np.loadtxt(
-            path, np.float32, delimiter=",", skiprows=int(is_named), ndmin=2
+            path,
+            np.float32,
+            delimiter=",",
+            skiprows=int(is_named),
+            ndmin=2,
+            encoding="utf-8-sig",
         )
     except ValueError as error:
         raise UserError(

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from capsnet.data.pictures import PICTURE_SUFFIXES
 from capsnet.files import LOCK, RECORD
-from capsnet.messages import counted, listed
+from capsnet.messages import UserError, counted, listed
 
 # What systems put among the folders of their users.
 SYSTEM = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"}
 # A kind of what is left out, in the singular.
 A_RUN = "run's folder"
+DEEPEST = 100
 
 
 @dataclasses.dataclass
@@ -70,7 +71,13 @@ def scan(path, above=()):
 
     Raises:
         OSError: If one of the folders cannot be listed.
+        UserError: If more folders lie in each other than people make.
     """
+    if len(above) > DEEPEST:
+        raise UserError(
+            f"expected at most {DEEPEST} folders in each other, received more "
+            f"in {above[0]!r}: give one that is further down"
+        )
     found = Folder(Path(path), [], [], [], collections.Counter())
     above = (*above, os.path.realpath(path))
     with os.scandir(path) as entries:

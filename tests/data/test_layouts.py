@@ -174,6 +174,11 @@ def test_a_class_without_pictures_is_refused_by_what_it_holds(tmp_path):
     assert "none of 'cows' but 2 .heic files, 1 .txt file: add some" in message
 
 
+def test_folders_in_folders_without_end_are_refused(tmp_path):
+    (tmp_path / "/".join("a" * 300)).mkdir(parents=True)
+    assert "further down" in message_of(load, tmp_path)
+
+
 def test_linked_folders_are_read(tmp_path):
     write_folder(tmp_path / "own", {"a": 5, "b": 2})
     write_folder(tmp_path, {"elsewhere": 3, "other": 5})

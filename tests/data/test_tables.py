@@ -73,7 +73,8 @@ def write_table(path, values, part, heading="", place=0):
     x = values[f"x_{part}"].reshape(len(values[f"x_{part}"]), -1)
     table = np.insert(x.astype(int), place, values[f"y_{part}"], axis=1)
     lines = [",".join(map(str, row)) for row in table]
-    path.write_text(heading + "\n".join(lines) + "\n")
+    # As spreadsheets write it.
+    path.write_text(heading + "\n".join(lines) + "\n", "utf-8-sig")
     return path
 
 
