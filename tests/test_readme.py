@@ -28,7 +28,14 @@ CODE = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 def test_every_task_is_shown():
     shown = " ".join(COMMANDS)
-    for flag in ("--dataset digits", "-t -w", "--digit", "--predict", "--gpus"):
+    for flag in (
+        "--dataset digits",
+        "-t -w",
+        "--digit",
+        "--predict",
+        "--explore",
+        "--gpus",
+    ):
         assert flag in shown
     assert "-m pytest" in shown
 
