@@ -14,6 +14,7 @@ import recipes
 import robustness
 import routings
 import settings
+import sharing
 import speed
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def shown(readme, name):
     return re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.S)
 
 
-@pytest.mark.parametrize("script", [speed, settings, growth, routings])
+@pytest.mark.parametrize("script", [speed, settings, growth, routings, sharing])
 def test_tables_are_those_of_the_measured_figures(script):
     name = script.__name__
     path = ROOT / "benchmarks" / f"{name}.json"
