@@ -14,6 +14,7 @@ import recipes
 import robustness
 import routings
 import settings
+import sharing
 import speed
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ def shown(readme, name):
         ("settings", settings),
         ("growth", growth),
         ("routings", routings),
+        ("sharing", sharing),
     ],
 )
 def test_tables_are_those_of_the_measured_figures(name, script):
