@@ -71,7 +71,7 @@ def check_archive(archive, path):
     if damaged is not None:
         raise UserError(f"{path!r} is damaged ({damaged}); {OURS}")
     with h5py.File(io.BytesIO(archive.read(WEIGHTS))) as file:
-        stored = [array.shape for array in arrays_of(file).values()]
+        stored = [array.shape for array in arrays_of(file, path).values()]
     # A weight takes two bytes at least.
     if 2 * sum(map(math.prod, stored)) > claimed:
         raise UserError(f"{path!r} is too small for its weights; {OURS}")
@@ -113,8 +113,12 @@ def described_in(config):
             yield from described_in(part)
 
 
-def arrays_of(file):
+def arrays_of(file, path):
     """The arrays in an HDF5 file by name; they are not read yet.
+
+    Args:
+        file: An open file.
+        path: What the user calls it.
 
     Raises:
         UserError: If what is there is no array of numbers that the file
@@ -133,8 +137,8 @@ def arrays_of(file):
     wrong = file.visititems_links(note)
     if wrong is not None:
         raise UserError(
-            f"expected weights that Keras saved, got {wrong!r}, which is no "
-            "array of numbers in the file itself"
+            f"expected weights that Keras saved, got {path!r}, in which "
+            f"{wrong!r} is no array of numbers in the file itself"
         )
     return found
 
@@ -154,7 +158,7 @@ def half_weights(content):
         h5py.File(io.BytesIO(content)) as source,
         h5py.File(halved, "w") as target,
     ):
-        for name, array in arrays_of(source).items():
+        for name, array in arrays_of(source, "model").items():
             with np.errstate(over="ignore"):
                 target[name] = array[()].astype("float16")
             if not np.isfinite(target[name]).all():

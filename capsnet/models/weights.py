@@ -87,7 +87,9 @@ def load_weights(model, path, assign=assign):
         with h5py.File(path, "r") as file:
             if "layer_names" in file.attrs or "digitcaps" in file:
                 return load_classic_weights(file, model, path, assign)
-            arrays_of(file)  # Keras would follow a link into another file.
+            arrays_of(
+                file, path
+            )  # Keras would follow a link into another file.
         with warnings.catch_warnings():
             # Keras says in many lines what its error says in one.
             warnings.simplefilter("ignore")
@@ -113,7 +115,7 @@ def copy_weights(source, model, path, assign=assign):
 
 def load_classic_weights(file, model, path, assign=assign):
     """Reads weights that CapsNet-Keras saved with Keras 2."""
-    arrays = arrays_of(file)
+    arrays = arrays_of(file, path)
 
     def pick(layer, suffix):
         names = [n for n in arrays if n.startswith(layer) and suffix in n]

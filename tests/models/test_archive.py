@@ -152,7 +152,7 @@ def test_model_whose_arrays_are_claimed_only_is_refused(path):
 
 def find_array(file, shape):
     """The names of the arrays of a shape."""
-    arrays = arrays_of(file).items()
+    arrays = arrays_of(file, "f").items()
     return [name for name, array in arrays if array.shape == shape]
 
 
@@ -198,10 +198,10 @@ def unwritten(file):
     "add", (external, virtual, link, soft_link, texts, unwritten)
 )
 def test_weights_are_numbers_of_the_file_itself(weights, add):
-    assert list(arrays_of(weights)) == ["layer/kernel"]
+    assert list(arrays_of(weights, "a.h5")) == ["layer/kernel"]
     add(weights)
-    message = message_of(arrays_of, weights)
-    assert "'layer/bias', which is no array of numbers in the" in message
+    message = message_of(arrays_of, weights, "a.h5")
+    assert "got 'a.h5', in which 'layer/bias' is no array of" in message
 
 
 def test_rounds_of_routing_are_bounded(path):

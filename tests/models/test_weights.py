@@ -140,7 +140,7 @@ def test_classic_weights_that_do_not_fit_say_what_differs(tmp_path, trained):
         # Chunks that are written nowhere: the file is small.
         group.create_dataset("W:0", (10**4, 10**8), "float32", chunks=(9, 9))
     message = message_of(load_weights, trained, path)
-    assert "'digitcaps/digitcaps/W:0', which is no array of" in message
+    assert "in which 'digitcaps/digitcaps/W:0' is no array of" in message
     with h5py.File(path, "a") as file:
         del file["digitcaps"]["digitcaps"]
     message = message_of(load_weights, trained, path)
