@@ -48,7 +48,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         means = ops.mean(inputs, axis=(1, 2))  # (batch, channels)
         squares = ops.mean(ops.square(inputs), axis=(1, 2))
         sums = ops.concatenate([mask, mask * means, mask * squares], axis=-1)
-        # Small by now: all devices together cost next to nothing.
+        # Small by now: all devices together cost next to nothing. On JAX the
+        # batch of all of them, and of all processes, is one array.
         on_tensorflow = keras.backend.backend() == "tensorflow"
         means, _ = ops.moments(sums, axes=0, synchronized=on_tensorflow)
         part = ops.maximum(means[0], keras.config.epsilon())

@@ -113,3 +113,20 @@ def test_pairs_need_single_labels_of_two_classes(tmp_path):
 def test_only_known_names_come_after_pairs():
     assert "received 'nothing'" in message_of(load, "pairs:nothing")
     assert "received ''" in message_of(load, "pairs:")
+
+
+def test_digest_of_a_data_set_tells_each_of_its_parts(tmp_path):
+    def digest(name=None):
+        data = load(write_rows(tmp_path / "set.npz"))
+        if name == "class_names":
+            data.class_names[0] = "other"
+        elif name:
+            array = getattr(data, name).copy()
+            array[-1] = 1 - array[-1]
+            setattr(data, name, array)
+        return data.sha256
+
+    same = digest()
+    assert digest() == same and len(same) == 64
+    names = "x_train", "y_train", "x_test", "y_test", "class_names"
+    assert len({same, *map(digest, names)}) == 6
