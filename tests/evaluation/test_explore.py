@@ -140,7 +140,7 @@ def test_content_is_the_models_and_the_datas(tmp_path):
     model = CapsNet((17, 17, 1), 3, routings=1, dim_capsule=5)[1]
     data = data_of((17, 17, 1), ["a\nb", "c", "d"])
     content = explore.content_of(model, data, "m.keras")
-    assert (content["names"], content["labels"]) == (["a?b", "c", "d"], "one")
+    assert (content["names"], content["labels"]) == ([r"a\nb", "c", "d"], "one")
     assert (content["shape"], content["dimensions"]) == ([17, 17, 1], 5)
     for word in ("m.keras", "bars", "17x17x1", "3 classes"):
         assert word in content["about"]
