@@ -67,8 +67,8 @@ def tell_start(task, left):
     """Says which layers do not begin with the weights of -w, if any."""
     if left:
         print(
-            f"Starting from {task.weights[0]}, but for layers of other shapes, "
-            f"which begin anew: {listed(left)}"
+            f"Starting from {task.weights[0]}, but for layers that do not "
+            f"fit, which begin anew: {listed(left)}"
         )
 
 

@@ -137,8 +137,8 @@ def test_training_starts_from_a_model_of_other_classes(tmp_path, trained):
     done = train(tmp_path / "run", path, *flags)
     assert done.status == 0, done.err
     line = (
-        f"Starting from {trained.model_path()}, but for layers of other "
-        "shapes, which begin anew: digitcaps, dense1"
+        f"Starting from {trained.model_path()}, but for layers that do not "
+        "fit, which begin anew: digitcaps, dense1"
     )
     assert line in done.out.splitlines()
     assert done.model().output["capsnet"].shape == (None, 5)

@@ -229,6 +229,14 @@ def test_debug_without_tensorboard_tells_how_to_install_it(
     assert contents(tmp_path) == {}
 
 
+def test_weights_of_another_network_are_refused(tmp_path, data, plain):
+    flags = "--model", "efficient", "--lam_recon", 0, "--epochs", 1
+    done = train(tmp_path, data, *flags, "-w", plain.model_path())
+    expected = "expected conv1/bias (32,), got (256,)"
+    assert expected in message_of(done)
+    assert contents(tmp_path) == {}
+
+
 @pytest.mark.slow
 def test_moving_average_is_validated_and_saved(tmp_path, data, arrays):
     """Of 16 steps of 28 pictures, and one more after them."""

@@ -9,7 +9,6 @@ import pytest
 from model_files import N_CLASS, SHAPE, capsnet, dense_model, message_of
 
 from capsnet.models.networks import Baseline, Efficient
-from capsnet.models.saving import save_model
 from capsnet.models.weights import load_weights, start_from
 from capsulenet import CapsNet
 
@@ -45,23 +44,6 @@ def write_classic(path, model, first_dense):
         file.attrs["layer_names"] = [b"conv1", b"digitcaps", b"decoder"]
         for name, weight in arrays.items():
             file[name] = keras.ops.convert_to_numpy(weight)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """A network that stands for a trained one, its biases included."""
-    model = capsnet(seed=1)
-    generator = np.random.default_rng(0)
-    for weight in model.weights:
-        if weight.name == "bias":
-            weight.assign(generator.normal(0, 0.1, weight.shape))
-    return model
-
-
-@pytest.fixture
-def path(tmp_path, trained):
-    save_model(trained, tmp_path / "model.keras", {"flags": {"seed": 3}})
-    return str(tmp_path / "model.keras")
 
 
 @pytest.mark.parametrize("suffix", (".keras", ".weights.h5", "-0.h5", "-9.h5"))
