@@ -29,7 +29,7 @@ from capsnet.messages import UserError
 
 NETWORKS = {"ours": "capsnet", "small": "efficient"}
 COUNTS = (1, 2)
-QUICK = {"batch_size": 4, "steps": 2, "epochs": 2}
+QUICK = {"batch_size": 10, "steps": 2, "epochs": 2}
 HEADER = ("network", "processes", "pictures/s", "ratio", "step, s")
 HEADER += ("MB a step", "weights x 4 x 2, MB")
 ARITHMETIC = ("network", "weights", "MB a step", "25 Gbit/s, ms")
