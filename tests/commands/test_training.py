@@ -232,7 +232,7 @@ def test_debug_without_tensorboard_tells_how_to_install_it(
 def test_weights_of_another_network_are_refused(tmp_path, data, plain):
     flags = "--model", "efficient", "--lam_recon", 0, "--epochs", 1
     done = train(tmp_path, data, *flags, "-w", plain.model_path())
-    expected = "does not fit: expected conv"
+    expected = "expected conv/kernel (4, 4, 1, 128), got (5, 5, 256, 256)"
     assert expected in message_of(done)
     assert contents(tmp_path) == {}
 
