@@ -76,3 +76,15 @@ def test_command_whose_reader_is_gone_ends_well():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+def test_letters_that_the_output_lacks_are_written_out():
+    code = r"import capsnet.messages as m; m.outlive_reader(); print('\u732b')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.split() == [rb"\u732b"]

@@ -11,10 +11,12 @@ from running import weights_of
 
 from capsnet.models.networks import (
     Baseline,
+    Efficient,
     Network,
     attach,
     reconstruction_weight,
 )
+from capsnet.models.several import SeveralBaseline
 from capsulenet import CapsNet, margin_loss
 
 SHAPE, N_CLASS = (17, 17, 1), 3
@@ -276,3 +278,20 @@ def test_network_is_what_the_flags_of_a_record_name():
     assert Network.of({"lam_recon": "authors"}).decoder
     with pytest.raises(AttributeError):
         network.routings = 2
+
+
+@pytest.mark.parametrize(
+    "network", (CapsNet, Efficient, Baseline, SeveralBaseline)
+)
+def test_networks_are_what_they_are_whatever_keras_is_set_up_for(network):
+    images = np.random.default_rng(0).random((2, 17, 16, 1), "float32")
+    lengths = []
+    for order in ("channels_last", "channels_first"):
+        keras.config.set_image_data_format(order)
+        try:
+            keras.utils.set_random_seed(0)
+            eval_model = network((17, 16, 1), N_CLASS)[1]
+            lengths.append(eval_model.predict(images, verbose=0)["capsnet"])
+        finally:
+            keras.config.set_image_data_format("channels_last")
+    np.testing.assert_array_equal(lengths[1], lengths[0])
