@@ -237,10 +237,12 @@ def tell_result(task, data, record):
         f"Written to {task.save_dir}: {MODEL}, log.csv, log.png, run.json, "
         "batch.png"
     )
-    words = ["-t", "-w", os.path.join(task.save_dir, MODEL)]
+    words = ["-w", os.path.join(task.save_dir, MODEL)]
     if task.save_dir != "result":
         words += ["--save_dir", task.save_dir]
-    print(f"Test it: {command(SCRIPT, *words)}")
+    if record["lam_recon"] and task.network.model != "baseline":
+        print(f"Turn its capsules: {command(SCRIPT, '--explore', *words)}")
+    print(f"Test it: {command(SCRIPT, '-t', *words)}")
 
 
 def tell_figures(figures, save_dir, decoder, labels="one"):

@@ -115,13 +115,13 @@ def test_what_is_printed_are_the_figures_of_the_model(trained, arrays):
         wrong = round(12 * error / 100)
         line = f"Epoch {epoch}: test error {error:.2f} % ({wrong} of 12)"
         assert lines.count(line) == 1
-    assert lines[-4] == f"Test error: {errors[-1]:.2f} % (epoch 4)"
+    assert lines[-5] == f"Test error: {errors[-1]:.2f} % (epoch 4)"
     predicted = lengths_of(trained.model(), arrays["x_test"]).argmax(-1)
     y = arrays["y_test"]
     errors = np.bincount(y[predicted != y], minlength=N_CLASS) / np.bincount(y)
-    assert lines[-3].startswith("Worst class")
-    assert f", {100 * errors.max():.2f} %" in lines[-3]
-    assert str(trained.folder) in lines[-2]
+    assert lines[-4].startswith("Worst class")
+    assert f", {100 * errors.max():.2f} %" in lines[-4]
+    assert "--explore" in lines[-2] and str(trained.folder) in lines[-2]
 
 
 def test_printed_test_command_works_as_it_stands(tmp_path, data):
