@@ -27,7 +27,7 @@ from keras import ops
 import capsnet.models.normalization  # noqa: F401 (registers its layers)
 from capsnet.models.arguments import config_of, one_of, positive, refuse_inputs
 from capsnet.models.fastconv import CoveringConv2D, FastConv2D
-from capsnet.models.initializers import CAPSULE_NORMAL, PRIMARY_NORMAL
+from capsnet.models.initializers import CAPSULE_NORMAL
 from capsnet.models.routings import COUPLINGS, attention
 from capsnet.models.vectors import lengths_of, norms, precise, shortened
 
@@ -144,9 +144,9 @@ class PrimaryCap(keras.layers.Layer):
         scale: Float, by which the convolution is multiplied before the bias
             is added. The authors' code divides by `n_channels`: `scale=1/32`.
         method: How the convolution is computed, see `FastConv2D`.
-        kernel_initializer, bias_initializer: As in `Conv2D`. By default the
-            capsules start so long that three layers of capsules above them
-            learn; Glorot's kernels are enough for one or two.
+        kernel_initializer, bias_initializer: As in `Conv2D`. For three layers
+            of capsules above digits `"capsnet>PrimaryNormal"` is needed: the
+            default makes capsules of 0.007, on which a third never learns.
         squash: `"paper"` or `"exponential"`, the kind of `squash`.
         kernel_regularizer, kernel_constraint, data_format: As in `Conv2D`,
             but channels come last.
@@ -176,7 +176,7 @@ class PrimaryCap(keras.layers.Layer):
         padding="valid",
         scale=1.0,
         method="auto",
-        kernel_initializer=PRIMARY_NORMAL,
+        kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         squash="paper",
         kernel_regularizer=None,

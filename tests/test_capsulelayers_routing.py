@@ -15,7 +15,7 @@ from numerics import (
     to_numpy,
 )
 
-from capsnet.models.initializers import CapsuleNormal
+from capsnet.models.initializers import PRIMARY_NORMAL, CapsuleNormal
 from capsulelayers import (
     CapsuleLayer,
     Length,
@@ -176,7 +176,7 @@ def test_capsule_normal_repeats_itself_with_a_seed_only():
 
 
 def test_three_capsule_layers_in_a_row_learn():
-    """Above primary capsules as they begin by default, in 24 steps.
+    """Above primary capsules of `PrimaryNormal`, in 24 steps.
 
     Where those are 0.007 long the loss stays at 0.81.
     """
@@ -186,7 +186,7 @@ def test_three_capsule_layers_in_a_row_learn():
         [
             keras.Input((28, 28, 1)),
             keras.layers.Conv2D(32, 9, activation="relu"),
-            PrimaryCap(8, 8, 9, strides=2),
+            PrimaryCap(8, 8, 9, strides=2, kernel_initializer=PRIMARY_NORMAL),
             CapsuleLayer(16, 16),
             CapsuleLayer(16, 16),
             CapsuleLayer(4, 16),
@@ -205,7 +205,8 @@ def test_primary_capsules_begin_a_tenth_long_and_more(shape, kernel):
     """Of features as a first convolution makes them of digits."""
     keras.utils.set_random_seed(0)
     features = np.maximum(0, random_normal(4, *shape)) * 0.045
-    lengths = to_numpy(Length()(PrimaryCap(8, 4, kernel)(features)))
+    layer = PrimaryCap(8, 4, kernel, kernel_initializer=PRIMARY_NORMAL)
+    lengths = to_numpy(Length()(layer(features)))
     assert 0.05 < lengths.mean() < 0.5
 
 

@@ -43,7 +43,9 @@ class PrimaryNormal(keras.initializers.VarianceScaling):
     Squash squares what is short. Above capsules of 0.007, which Glorot's
     kernels make of digits, those of a third layer start at 1e-15 and never
     learn. With the mean square of a channel `GAIN` times the inputs' they are
-    0.12 long, and those of a third layer 1e-6: that is enough.
+    0.12 long, and those of a third layer 1e-6: that is enough. Of photographs
+    they are 0.26 long, and two layers above them fall silent in the first
+    steps of Adam at 0.001, from 0.12 on: so this is no default.
 
     Args:
         seed: Integer or None, as in Keras's initializers.
@@ -60,7 +62,7 @@ def initializers(init, capsule_bias):
     """Initializers of each layer: conv1, primary, capsules, decoder.
 
     Primary capsules begin as in the classic code, which is long enough for
-    the one layer above them, or two; three need `PrimaryCap`'s own default.
+    the one layer above them, or two; three need `PrimaryNormal`.
     """
     if init == "authors":
         normal = keras.initializers.TruncatedNormal
