@@ -24,7 +24,7 @@ def check_weights(args, task):
             raise UserError(
                 f"{task} expects {expected} after -w, got {path!r}, which is "
                 f"{'something else' if is_there else 'not there'}; training "
-                "writes trained_model.keras"
+                "writes trained_model.keras at its end"
             )
     if task in ("--export", "--explore") and len(args.weights) > 1:
         raise UserError(f"{task} takes one model; name one file after -w")

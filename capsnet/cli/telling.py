@@ -149,11 +149,11 @@ def tell_run(task, data, record):
         f"of {cross(record['input_shape'])}, {len(data.class_names)} classes"
         f"{several}; {record['parameters']:,} weights"
     )
-    print(f"Computing with {described(record['environment'])}")
     for line in legend(data.class_names):
         print(line)
     if data.labels == "one":
         tell_classes(data, task.balanced)
+    print(f"Computing with {described(record['environment'])}")
     tell_steps(task, steps_per_epoch(pictures, record["batch_size"]), record)
     if not resumed:
         tell_replaced(task.save_dir)

@@ -83,7 +83,7 @@ def note_unlike(count, total, record, inverted, names=()):
     if border_of(record)[0] > 0.5:
         looks.reverse()
     which = f" ({listed(names)})" if names else ""
-    remedy = "leave out --invert" if inverted else "--invert turns them"
+    remedy = "leave out --invert" if inverted else "--invert turns all"
     return [
         f"{looks[0].capitalize()}, where the training pictures are {looks[1]}: "
         f"{count} of {counted(total, 'picture')}{which}; {remedy}"

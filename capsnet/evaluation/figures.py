@@ -217,7 +217,8 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
         for index in worst
     ]
     path = os.path.join(save_dir, "mistakes.png")
-    draw_pictures(eval_model, data.x_test[worst], titles, path, MISTAKES)
+    caption = f"{len(worst)} of {len(wrong)} mistakes: {MISTAKES}"
+    draw_pictures(eval_model, data.x_test[worst], titles, path, caption)
 
 
 def draw_pictures(eval_model, images, titles, path, caption):

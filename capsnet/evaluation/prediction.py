@@ -137,7 +137,7 @@ def predict_files(
                 lengths /= len(models)
                 rows += make_rows(names, lengths, class_names, labels)
             done = 100 * (start + len(part)) // len(files)
-            line.show(f"{done} % of the pictures")
+            line.show(f"{done} % of the pictures read")
         line.clear()
     if unreadable and not (skip_unreadable and rows):
         raise unreadable_error("", unreadable, len(files), skip_unreadable)

@@ -98,7 +98,7 @@ class Watch(keras.callbacks.Callback):
     def on_predict_batch_end(self, batch, logs=None):
         if self.steps > 1:
             done = 100 * (batch + 1) // self.steps
-            self.line.show(f"{done} % of the pictures")
+            self.line.show(f"{done} % of the pictures read")
 
 
 def longest(lengths, counts):

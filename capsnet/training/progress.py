@@ -50,9 +50,10 @@ class Progress(keras.callbacks.Callback):
         left = step_seconds * (steps - done)
         epoch_seconds = self.epoch_seconds or step_seconds * steps
         whole = duration(left + self.epochs_left * epoch_seconds)
+        of_run = f" of {whole}" if self.epochs_left else ""
         self.line.show(
             f"{self.name} {done}/{steps}: {figures(logs, 'acc')}, "
-            f"{duration(left)} left ({whole})"
+            f"{duration(left)}{of_run} left"
         )
 
     def on_epoch_end(self, epoch, logs=None):

@@ -98,7 +98,8 @@ def test_nothing_of_an_old_model_stays_beside_a_new_one(
         assert command(folder, *argv, "-w", model).status == 0
     tested = {str(path) for path in contents(folder)}
     assert tested - {str(path) for path in contents(trained.folder)} == {
-        *("test.json", "confusion.png", "mistakes.png", "real_and_recon.png"),
+        *("test.json", "test.csv", "confusion.png", "mistakes.png"),
+        "real_and_recon.png",
         *("manipulate-1.png", "predictions.csv", "predictions.png"),
         "explore.html",
     }
@@ -110,5 +111,6 @@ def test_nothing_of_an_old_model_stays_beside_a_new_one(
     assert train(folder, data, *flags).status == 0
     assert {path.name for path in contents(folder)} == {
         *("log.csv", "log.png", "run.json", "trained_model.keras"),
+        "batch.png",
         *("epoch-0001.weights.h5", "state.json", "notes.txt"),
     }

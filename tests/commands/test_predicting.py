@@ -212,7 +212,7 @@ def test_dark_on_light_is_noted_and_turned(named, tmp_path):
     slate = write(tmp_path / "slate.png", x[0])
     paper = write(tmp_path / "paper.png", 255 - x[0])
     rows, done = predicted(path, slate, paper)
-    assert f"1 of 2 pictures ({paper}); --invert turns them" in done.out
+    assert f"1 of 2 pictures ({paper}); --invert turns all" in done.out
     turned, done = predicted(path, paper, "--invert")
     assert turned[0][1:] == rows[0][1:] and "Dark on light" not in done.out
     done = predicted(path, slate, "--invert")[1]

@@ -60,7 +60,7 @@ def test_the_note_names_the_remedy():
     (note,) = looks.note_unlike(1, 3, DARK, False, ["a.png"])
     assert note == (
         "Dark on light, where the training pictures are light on dark: "
-        "1 of 3 pictures (a.png); --invert turns them"
+        "1 of 3 pictures (a.png); --invert turns all"
     )
     (note,) = looks.note_unlike(2, 2, LIGHT, True)
     assert note == (

@@ -217,7 +217,7 @@ def test_inverted_test_pictures_are_noted_and_turned(tmp_path):
     assert "12 of 12 pictures; leave out --invert" in line
     records["b"] = {"border": [0.9, 0.05]}
     (line,) = loading.inverted(records, plain, {})
-    assert "12 of 12 pictures; --invert turns them" in line
+    assert "12 of 12 pictures; --invert turns all" in line
 
 
 def test_class_is_chosen_by_name_or_else_by_number():

@@ -70,11 +70,11 @@ def test_terminal_shows_step_losses_accuracy_and_time(clock, monkeypatch):
         # An epoch has taken 10 + 300 + 60 seconds now.
         epoch(callback, clock, 1, 300, 0.5, LOGS)
     shown = lines_of(screen.getvalue())
-    figures = "300/600: loss 0.0329, mse 0.0425, acc 98.12 %, 2:30 left"
+    figures = "300/600: loss 0.0329, mse 0.0425, acc 98.12 %, 2:30 of"
     lines = list(map(str.rstrip, shown))
     # 300 steps of half a second are left, and 49 or 48 epochs.
-    assert f"Epoch 1/50 {figures} (4:07:30)" in lines
-    assert f"Epoch 2/50 {figures} (4:58:30)" in lines
+    assert f"Epoch 1/50 {figures} 4:07:30 left" in lines
+    assert f"Epoch 2/50 {figures} 4:58:30 left" in lines
     assert max(map(len, shown)) < 80
 
 
@@ -118,7 +118,7 @@ def test_prediction_shows_how_far_it_is(clock, monkeypatch):
         for step in range(2):
             clock.now += 1
             watch.on_predict_batch_end(step)
-    shown = ["12 % of the pictures", "25 % of the pictures"]
+    shown = ["12 % of the pictures read", "25 % of the pictures read"]
     assert lines_of(screen.getvalue())[1:] == shown
 
 
