@@ -158,6 +158,9 @@ class Hush:
             os.dup2(self.screen, 2)
 
 
+HUSH = Hush()
+
+
 class Unread(io.FileIO):
     """A stream that nobody has to read: `head` may close it."""
 

@@ -15,7 +15,7 @@ from capsnet.cli.paths import check_export, check_paths, check_weights
 from capsnet.cli.resuming import NOT_FLAGS, recorded_value, restore_flags
 from capsnet.files import PAIRS
 from capsnet.messages import (
-    Hush,
+    HUSH,
     UserError,
     backend,
     fail,
@@ -61,7 +61,6 @@ KERAS_JSON = {
     "image_data_format": ("channels_last", "channels_first"),
 }
 OLDEST_PYTHON = (3, 11)
-HUSH = Hush()
 
 
 def start(description, multi_gpu=False):

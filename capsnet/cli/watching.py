@@ -12,7 +12,7 @@ import sys
 import threading
 
 from capsnet.cli.hosts import meet
-from capsnet.messages import UserError, fail
+from capsnet.messages import HUSH, UserError, fail
 
 # Seconds between a polite request to end and a rude one.
 PATIENCE = 10
@@ -56,6 +56,7 @@ def watch(group):
     """
     if group is None:
         return
+    HUSH.end()  # It begins anew in the child, whose errors come here.
     sys.argv[0] += f" ({group})"  # Begins all its errors.
     try:
         meet(group)
@@ -72,6 +73,7 @@ def watch(group):
     os.close(lines)
     os.setpgrp()  # Ctrl-C is for the parent, which passes it on.
     os.dup2(errors, 2)
+    HUSH.begin()
     if group.number:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
