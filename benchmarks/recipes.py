@@ -32,11 +32,10 @@ BASES = {
         "rate": ("--lr", "0.002"),
         "average": ("--ema", "0.999"),
     },
-    "v4": {
-        "augment": AFFINE,
-        "schedule": ("--lr_schedule", "cosine", "--warmup", "1"),
-        "average": ("--ema", "0.999"),
-    },
+}
+# The same for the paper's network, at its usual learning rate.
+BASES["v4"] = {
+    name: BASES["small"][name] for name in ("augment", "schedule", "average")
 }
 CHANGES = {
     "small-base": {},

@@ -15,7 +15,7 @@ import numpy as np
 
 import utils
 from capsnet.cli import checks, settings, telling
-from capsnet.cli.runs import described, held_out, record_of
+from capsnet.cli.runs import agreement, held_out, record_of
 from capsnet.data.batches import balanced_weights
 from capsnet.data.folders import find_pictures
 from capsnet.data.sources import is_downloaded, load
@@ -120,7 +120,7 @@ def run_training(task, script, sharing):
     with sharing.in_turn(is_downloaded(task.dataset)):
         data = read(task)
     digest = data.digest()
-    sharing.agree(described(task, digest))
+    sharing.agree(agreement(task, digest))
     telling.tell_changed(task, digest)
     replicas = sharing.replicas
     data, validation = held_out(task, data)

@@ -23,7 +23,7 @@ def held_out(task, data):
     return data, None if is_old else data.validation
 
 
-def described(task, digest):
+def agreement(task, digest):
     """What all processes of a training have to have in common."""
     flags = {f"--{name}": task.flags[name] for name in task.flags}
     for name in ("--hosts", "--process", "--save_dir"):

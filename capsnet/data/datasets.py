@@ -27,8 +27,13 @@ class Dataset:
     pairs: bool = False  # Whether two of the pictures are to be in each.
     # Pictures and labels of a part that chooses the epoch to keep, if any.
     validation: tuple | None = None
-    # Of each test picture its file, below the data set's folder, or its row.
+    # Of each test picture its file, below the data set's folder, or its row,
+    # which is what None stands for.
     test_names: list[str] | None = None
+
+    def __post_init__(self):
+        if self.test_names is None:
+            self.test_names = list(map(str, range(len(self.y_test))))
 
     @property
     def labels(self):

@@ -14,7 +14,7 @@ from capsnet.data.pictures import (
     convert,
     read_picture,
 )
-from capsnet.data.trees import any_picture, note_left_out, scan
+from capsnet.data.trees import any_picture, by_kind, note_left_out, scan
 from capsnet.devices import require_memory
 from capsnet.messages import UserError, counted, listed
 
@@ -35,8 +35,7 @@ def find_pictures(paths):
         folder = scan(path)
         found = folder.all_pictures()
         if not found:
-            kinds = folder.left_out()
-            received = [counted(n, kind) for kind, n in sorted(kinds.items())]
+            received = by_kind(folder.left_out())
             raise UserError(
                 f"expected pictures in {path!r} or in its folders, received "
                 f"{listed(received) or 'none'}: {FORMATS} files are read"
@@ -103,7 +102,7 @@ def load_pictures(root, image_size, channels, skip_unreadable):
 
 def no_pictures(root, folder):
     """The `UserError` for a class folder without pictures."""
-    kinds = [counted(n, kind) for kind, n in sorted(folder.left_out().items())]
+    kinds = by_kind(folder.left_out())
     but = f" but {listed(kinds)}" if kinds else ""
     return UserError(
         f"expected pictures of every class in {str(root.path)!r}, received "

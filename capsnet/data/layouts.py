@@ -9,7 +9,7 @@ import collections
 import re
 
 from capsnet.data.parts import ALL, PARTS, array_of, has_test, part_of
-from capsnet.data.trees import any_picture, note_left_out, of_runs
+from capsnet.data.trees import any_picture, by_kind, note_left_out, of_runs
 from capsnet.messages import UserError, counted, listed, plain
 
 IDX = re.compile(r"(.+)[-.]idx\d-(?:ubyte|int)(?:\.gz)?", re.ASCII)
@@ -182,7 +182,7 @@ def check_inner_parts(root, classes):
 
 def no_classes(root, folder, parts):
     """The `UserError` for a folder without class folders, one of `parts`."""
-    kinds = [counted(n, kind) for kind, n in sorted(root.left_out().items())]
+    kinds = by_kind(root.left_out())
     if not any_picture(folder):
         received = "none with pictures"
         advice = "put the pictures in CLASS/ or in train/CLASS/ and test/CLASS/"

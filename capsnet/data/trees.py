@@ -105,6 +105,11 @@ def of_runs(folder):
     return set(kinds) == {A_RUN} and not any_picture(folder)
 
 
+def by_kind(kinds):
+    """`["2 .heic files", "1 hidden folder"]` of counts by kind."""
+    return [counted(count, kind) for kind, count in sorted(kinds.items())]
+
+
 def note_left_out(kinds, beside=()):
     """A note in a list, or none, on what is not read.
 
@@ -117,5 +122,5 @@ def note_left_out(kinds, beside=()):
         f"{'the folder' if name == '.' else name}"
         for name in beside
     ]
-    parts += [counted(kinds[kind], kind) for kind in sorted(kinds)]
+    parts += by_kind(kinds)
     return [f"Left out: {listed(parts)}"] if parts else []

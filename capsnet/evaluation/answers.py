@@ -14,6 +14,7 @@ from capsnet.data.pairs import VERSIONS
 from capsnet.evaluation.figures import (
     MISTAKES,
     SHOWN,
+    class_figures,
     ending,
     joined,
     replace_test,
@@ -120,26 +121,18 @@ def test_figures(lengths, answers, data):
             "mistakes": mistakes,
             "pictures": len(answers),
         }
-    classes = class_figures(named, answers, data.class_names)
+    classes = several_class_figures(named, answers, data.class_names)
     return {"test_error": exact, **figures, "classes": classes}
 
 
-def class_figures(named, answers, class_names):
-    """Of each class: how many pictures have it, in how many it is not named."""
-    counts = answers.sum(0).tolist()
-    missed = (answers & ~named).sum(0).tolist()
+def several_class_figures(named, answers, class_names):
+    """`figures.class_figures`, and how often a class is named wrongly."""
+    missed = (answers & ~named).sum(0)
+    classes = class_figures(class_names, answers.sum(0), missed)
     wrongly = (named & ~answers).sum(0).tolist()
-    return {
-        name: {
-            "pictures": count,
-            "mistakes": wrong,
-            "error": 100 * wrong / count if count else None,
-            "wrongly_named": other,
-        }
-        for name, count, wrong, other in zip(
-            class_names, counts, missed, wrongly
-        )
-    }
+    for each, other in zip(classes.values(), wrongly):
+        each["wrongly_named"] = other
+    return classes
 
 
 def lines(figures):
@@ -220,9 +213,8 @@ def draw_sets(eval_model, data, batches, lengths, save_dir):
 
     if len(chosen):
         names = drawable_names(data.class_names)
-        files = data.test_names or list(map(str, range(len(answers))))
         titles = [
-            f"{ending(files[i], 20)}\n{joined(answers[i], names)} -> "
+            f"{ending(data.test_names[i], 20)}\n{joined(answers[i], names)} -> "
             f"{joined(named[i], names)}"
             for i in chosen
         ]

@@ -210,9 +210,8 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
     worst = wrong[order[:SHOWN]]
     names = drawable_names(data.class_names)
     names = [shorten(name, 18) for name in names]
-    files = data.test_names or list(map(str, range(len(lengths))))
     titles = [
-        f"{ending(files[index], 16)} ({lengths[index].max():.2f})\n"
+        f"{ending(data.test_names[index], 16)} ({lengths[index].max():.2f})\n"
         f"{names[data.y_test[index]]} -> {names[predicted[index]]}"
         for index in worst
     ]

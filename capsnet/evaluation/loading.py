@@ -252,9 +252,8 @@ def start_picture(asked, data, number, seed):
     """
     if asked is None:
         return example(data, number, seed)
-    names = data.test_names or []
-    if asked in names:
-        return data.test_picture(names.index(asked))
+    if asked in data.test_names:
+        return data.test_picture(data.test_names.index(asked))
     if not os.path.exists(asked):
         raise UserError(
             "--picture expects a file, or a name of the column file in "

@@ -177,8 +177,7 @@ def write_test_table(data, lengths, save_dir):
         save_dir: Folder.
     """
     answers = data.test_batches(PREDICT_BATCH).answers
-    names = data.test_names or range(len(answers))
-    rows = make_rows(map(str, names), lengths, data.class_names, data.labels)
+    rows = make_rows(data.test_names, lengths, data.class_names, data.labels)
     rows = [
         (file, "; ".join(data.class_names[i] for i in np.flatnonzero(answer)))
         + tuple(rest)

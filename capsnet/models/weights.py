@@ -87,9 +87,8 @@ def load_weights(model, path, assign=assign):
         with h5py.File(path, "r") as file:
             if "layer_names" in file.attrs or "digitcaps" in file:
                 return load_classic_weights(file, model, path, assign)
-            arrays_of(
-                file, path
-            )  # Keras would follow a link into another file.
+            # Keras would follow a link into another file.
+            arrays_of(file, path)
         with warnings.catch_warnings():
             # Keras says in many lines what its error says in one.
             warnings.simplefilter("ignore")
