@@ -472,4 +472,5 @@
   document.addEventListener("keydown", classKey);
   chooseOther(pictures[0]);
   choosePicture(pictures[Math.floor(pictures.length * 0.4)]);
+  showStrip(); // At once, or its buttons had no names for a moment.
 })();

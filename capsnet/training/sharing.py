@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from capsnet.devices import backend_module
-from capsnet.messages import UserError, counted, listed, reason_of
+from capsnet.messages import HUSH, UserError, counted, listed, reason_of
 
 # Seconds without a sign of life after which a process counts as lost, and all
 # others end.
@@ -133,6 +133,7 @@ def connect(group, visible):
 
     That one sets no limits of time.
     """
+    HUSH.end()  # A parent reads why the runtime ends this process.
     try:
         backend_module().distributed.initialize(
             group.address,
