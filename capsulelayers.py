@@ -144,9 +144,9 @@ class PrimaryCap(keras.layers.Layer):
         scale: Float, by which the convolution is multiplied before the bias
             is added. The authors' code divides by `n_channels`: `scale=1/32`.
         method: How the convolution is computed, see `FastConv2D`.
-        kernel_initializer, bias_initializer: As in `Conv2D`. For three layers
-            of capsules above digits `"capsnet>PrimaryNormal"` is needed: the
-            default makes capsules of 0.007, on which a third never learns.
+        kernel_initializer, bias_initializer: As in `Conv2D`, but biases begin
+            with 0.15: with zeros capsules of 8 dimensions begin 0.007 long
+            above digits, and a third layer of capsules never learns.
         squash: `"paper"` or `"exponential"`, the kind of `squash`.
         kernel_regularizer, kernel_constraint, data_format: As in `Conv2D`,
             but channels come last.
@@ -177,7 +177,7 @@ class PrimaryCap(keras.layers.Layer):
         scale=1.0,
         method="auto",
         kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
+        bias_initializer=keras.initializers.Constant(0.15),
         squash="paper",
         kernel_regularizer=None,
         kernel_constraint=None,

@@ -181,7 +181,7 @@ def test_primary_capsules_are_channels_of_one_cell(method, padding):
 
 
 def test_primary_capsules_are_finite_at_a_black_picture():
-    layer = PrimaryCap(4, 2, 3, method="direct")
+    layer = PrimaryCap(4, 2, 3, method="direct", bias_initializer="zeros")
     zeros = np.zeros((2, 5, 4, 1), "float32")
     layer.build(zeros.shape)
 

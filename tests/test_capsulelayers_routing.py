@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import bars
+from conftest import bars, real_data
 from keras import ops
 from numerics import (
     central_differences,
@@ -15,7 +15,8 @@ from numerics import (
     to_numpy,
 )
 
-from capsnet.models.initializers import PRIMARY_NORMAL, CapsuleNormal
+from capsnet.data.sources import load
+from capsnet.models.initializers import CapsuleNormal
 from capsulelayers import (
     CapsuleLayer,
     Length,
@@ -175,39 +176,54 @@ def test_capsule_normal_repeats_itself_with_a_seed_only():
     assert (draw(None) != draw(None)).any()
 
 
-def test_three_capsule_layers_in_a_row_learn():
-    """Above primary capsules of `PrimaryNormal`, in 24 steps.
-
-    Where those are 0.007 long the loss stays at 0.81.
-    """
-    keras.utils.set_random_seed(0)
-    images, labels = bars(400, (28, 28, 1), n_class=4)
-    model = keras.Sequential(
+def stack(shape, channels, n_class, count):
+    """Layers of capsules upon each other, as a user would write them."""
+    return keras.Sequential(
         [
-            keras.Input((28, 28, 1)),
-            keras.layers.Conv2D(32, 9, activation="relu"),
-            PrimaryCap(8, 8, 9, strides=2, kernel_initializer=PRIMARY_NORMAL),
-            CapsuleLayer(16, 16),
-            CapsuleLayer(16, 16),
-            CapsuleLayer(4, 16),
+            keras.Input(shape),
+            keras.layers.Conv2D(channels, 9, activation="relu"),
+            PrimaryCap(8, channels // 4, 9, strides=2),
+            *(CapsuleLayer(16, 16) for _ in range(count - 1)),
+            CapsuleLayer(n_class, 16),
             Length(),
         ]
     )
-    model.compile("adam", margin_loss, metrics=["categorical_accuracy"])
-    targets = np.eye(4, dtype="float32")[labels]
-    done = model.fit(images / 255, targets, batch_size=50, epochs=3, verbose=0)
-    assert done.history["categorical_accuracy"][2] > 0.9
-    assert done.history["loss"][2] < 0.1
+
+
+def losses_of(model, images, labels, epochs):
+    model.compile("adam", margin_loss)
+    targets = np.eye(labels.max() + 1, dtype="float32")[labels]
+    fit = model.fit(images / 255, targets, 50, epochs, verbose=0)
+    return fit.history["loss"]
+
+
+def test_three_capsule_layers_in_a_row_learn():
+    """With primary capsules that start 0.007 long the loss stays at 0.81."""
+    keras.utils.set_random_seed(0)
+    images, labels = bars(400, (28, 28, 1), n_class=4)
+    model = stack((28, 28, 1), 32, 4, 3)
+    assert losses_of(model, images, labels, 4)[-1] < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, count", [("digits", 3), ("photos", 2)])
+def test_stacked_capsules_learn_real_pictures(name, count):
+    """Silent ones stay at 0.81; all as long as absent ones may be: 0.64."""
+    keras.utils.set_random_seed(0)
+    dataset = load(name if name == "digits" else real_data(name))
+    order = np.random.default_rng(0).permutation(len(dataset.x_train))[:1000]
+    images, labels = dataset.x_train[order], dataset.y_train[order]
+    model = stack(images.shape[1:], 64, 10, count)
+    assert losses_of(model, images, labels, 6)[-1] < 0.55
 
 
 @pytest.mark.parametrize("shape, kernel", [((12, 12, 256), 9), ((6, 6, 8), 3)])
-def test_primary_capsules_begin_a_tenth_long_and_more(shape, kernel):
+def test_primary_capsules_begin_some_tenths_long(shape, kernel):
     """Of features as a first convolution makes them of digits."""
     keras.utils.set_random_seed(0)
     features = np.maximum(0, random_normal(4, *shape)) * 0.045
-    layer = PrimaryCap(8, 4, kernel, kernel_initializer=PRIMARY_NORMAL)
-    lengths = to_numpy(Length()(layer(features)))
-    assert 0.05 < lengths.mean() < 0.5
+    lengths = to_numpy(Length()(PrimaryCap(8, 4, kernel)(features)))
+    assert 0.1 < lengths.mean() < 0.3
 
 
 def test_coupling_of_large_logits():

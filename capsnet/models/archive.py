@@ -28,7 +28,7 @@ KNOWN = (
     "Activation Add Concatenate Cropping1D Dropout Flatten MaxPooling2D Named "
     "Reshape Softmax BatchNormalization Present Zeros Ones Constant "
     "GlorotUniform HeNormal RandomNormal TruncatedNormal CapsuleNormal "
-    "PrimaryNormal L1 L2 L1L2 MaxNorm NonNeg UnitNorm"
+    "L1 L2 L1L2 MaxNorm NonNeg UnitNorm"
 ).split()
 # Those with a kernel, and its shape by their config and their input's shape.
 KERNELS = {

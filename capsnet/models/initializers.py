@@ -3,8 +3,6 @@
 import keras
 
 CAPSULE_NORMAL = "capsnet>CapsuleNormal"
-PRIMARY_NORMAL = "capsnet>PrimaryNormal"
-GAIN = 16.0  # Of `PrimaryNormal`.
 
 
 @keras.saving.register_keras_serializable(package="capsnet")
@@ -36,33 +34,11 @@ class CapsuleNormal(keras.initializers.Initializer):
         return {"seed": self._init_seed}
 
 
-@keras.saving.register_keras_serializable(package="capsnet")
-class PrimaryNormal(keras.initializers.VarianceScaling):
-    """Normal kernels with which primary capsules start a tenth long and more.
-
-    Squash squares what is short. Above capsules of 0.007, which Glorot's
-    kernels make of digits, those of a third layer start at 1e-15 and never
-    learn. With the mean square of a channel `GAIN` times the inputs' they are
-    0.12 long, and those of a third layer 1e-6: that is enough. Of photographs
-    they are 0.26 long, and two layers above them fall silent in the first
-    steps of Adam at 0.001, from 0.12 on: so this is no default.
-
-    Args:
-        seed: Integer or None, as in Keras's initializers.
-    """
-
-    def __init__(self, seed=None):
-        super().__init__(GAIN, "fan_in", "untruncated_normal", seed)
-
-    def get_config(self):
-        return {"seed": super().get_config()["seed"]}
-
-
 def initializers(init, capsule_bias):
     """Initializers of each layer: conv1, primary, capsules, decoder.
 
-    Primary capsules begin as in the classic code, which is long enough for
-    the one layer above them, or two; three need `PrimaryNormal`.
+    Biases of primary capsules begin as in the classic code: one layer above
+    them needs no others.
     """
     if init == "authors":
         normal = keras.initializers.TruncatedNormal

@@ -153,6 +153,7 @@ def Efficient(
         SMALL_TYPES,
         None,
         kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
         squash="exponential",
         data_format="channels_last",
         name="primarycap",
