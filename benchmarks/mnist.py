@@ -214,7 +214,10 @@ def short_table(lines, out):
         columns = [error, epochs, processes.digits(minutes), *OTHERS[version]]
         rows.append([version, *capsules_of(line), *columns])
     counts = sorted({len(line) for line in chosen.values()})
-    text = f"`{flags}`; seeds a row: {' to '.join(map(str, counts))}; "
+    text = f"`{flags}`; "
+    if small:
+        text += f"small: `{shlex.join(STUDY.rows['small'])}`; "
+    text += f"seeds a row: {' to '.join(map(str, counts))}; "
     machines = machines_of(sum(chosen.values(), []))
     return f"{processes.table(SHORT, rows)}\n\n{text}{machines}."
 

@@ -59,7 +59,9 @@ def environment(**variables):
         for name, value in os.environ.items()
         if not name.startswith(("SLURM_", "OMPI_"))
     }
-    return {**kept, "KERAS_BACKEND": "jax", **variables}
+    # What is compiled once and runs for a moment need not be fast.
+    quick = {"KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return {**kept, **quick, **variables}
 
 
 def free_port():
