@@ -207,7 +207,7 @@ def interrupted(argv, state, how):
 
 @pytest.mark.slow
 def test_interrupted_runs_end_like_uninterrupted_ones(tmp_path):
-    data = write_bars(tmp_path / "tiny.npz", train=1000)
+    data = write_bars(tmp_path / "tiny.npz", train=600)
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     signals = {"v1": signal.SIGTERM, "v4": signal.SIGINT}
     for version, how in signals.items():

@@ -50,7 +50,8 @@ def test_tables_are_those_of_the_measured_figures(name, script):
 @pytest.mark.parametrize("script", [mnist, differences, recipes])
 def test_tables_are_those_of_the_committed_logs(tmp_path, script):
     name, out = script.STUDY.name, tmp_path / "result"
-    shutil.copytree(ROOT / "result" / name, out / name)
+    for folder in (name, "alone"):
+        shutil.copytree(ROOT / "result" / folder, out / folder)
     assert script.main(["--report", "--out", str(out)]) == 0
     made = (out / "README.md").read_text(encoding="utf-8")
     assert made == shown("result/README.md", name)[0] + "\n"
@@ -66,7 +67,8 @@ def test_table_of_robustness_is_that_of_the_committed_logs(tmp_path):
 
 def test_short_table_of_the_main_readme_is_that_of_the_logs(tmp_path):
     readme, out = tmp_path / "README.md", tmp_path / "result"
-    shutil.copytree(ROOT / "result" / "mnist", out / "mnist")
+    for name in ("mnist", "alone"):
+        shutil.copytree(ROOT / "result" / name, out / name)
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
     assert mnist.main(["--report", "--out", str(out)]) == 0
     made = readme.read_text(encoding="utf-8")
