@@ -10,9 +10,9 @@ the test set says nothing here. Each row changes one thing of the base of its
 network; all have the same five epochs, by default.
 
 The runs may be stopped at any time: the same command goes on
-(benchmarks/runner.py says how). On two CPU cores an epoch of small takes two minutes.
-Written into `--out`: `recipes/ROW-.../log.csv` and `run.json`, and the table
-into `README.md` there.
+(benchmarks/runner.py says how). On two CPU cores an epoch of small takes two
+minutes. Written into `--out`: `recipes/ROW-.../log.csv` and `run.json`, and the
+table into `README.md` there.
 """
 
 import sys
