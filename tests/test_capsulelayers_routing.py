@@ -213,8 +213,8 @@ def test_stacked_capsules_learn_real_pictures(name, count):
     dataset = load(name if name == "digits" else real_data(name))
     order = np.random.default_rng(0).permutation(len(dataset.x_train))[:1000]
     images, labels = dataset.x_train[order], dataset.y_train[order]
-    model = stack(images.shape[1:], 64, 10, count)
-    assert losses_of(model, images, labels, 6)[-1] < 0.55
+    model = stack(images.shape[1:], 32, 10, count)
+    assert losses_of(model, images, labels, 4)[-1] < 0.55
 
 
 @pytest.mark.parametrize("shape, kernel", [((12, 12, 256), 9), ((6, 6, 8), 3)])
