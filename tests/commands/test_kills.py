@@ -22,7 +22,7 @@ import pytest
 from running import contents
 
 ROOT = Path(__file__).parents[2]
-KILLS = 8
+KILLS = 11
 # So many that no run ends before it is killed.
 EPOCHS = 40
 FAST = ("--batch_size", "10", "--seed", "5", "-r", "1")
