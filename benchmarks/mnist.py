@@ -19,9 +19,10 @@ The rows (`--rows` takes the beginning of their names, too):
 
 The runs may be stopped at any time: the same command goes on
 (benchmarks/runner.py says how). Written into `--out`: `mnist/ROW-.../log.csv`
-and `run.json`; the table into `README.md` there; `mnist.png`; and a short
-table into the README.md one folder up, where that has a place for it, between
-`<!-- results -->` and `<!-- /results -->`.
+and `run.json`; the table into `README.md` there; `mnist.png`, the test error
+by epoch and by minutes; and a short table into the README.md one folder up,
+where that has a place for it, between `<!-- results -->` and
+`<!-- /results -->`.
 
 Minutes are epochs times the median seconds of an epoch that a row takes with
 nothing else running, measured by
@@ -222,17 +223,17 @@ def short_table(lines, out):
     return f"{processes.table(SHORT, rows)}\n\n{text}{machines}."
 
 
-def draw(lines, path):
-    """`mnist.png`: test error by epoch, mean and extremes over the seeds."""
-    # Here, so that flags are answered at once.
-    import matplotlib
+def plot(axis, lines, steps):
+    """Draws test errors, mean and extremes over the seeds, on one axis.
 
-    matplotlib.use("Agg")  # Pictures are files; no window ever opens.
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(9, 5), dpi=120)
-    axis.set(xlabel="epoch", ylabel="test error, %")
-    for number, line in enumerate(lines):
+    Args:
+        axis: The matplotlib axis.
+        lines: What to draw.
+        steps: Of each line, what one epoch is on the horizontal axis.
+    """
+    for number, (line, step) in enumerate(zip(lines, steps)):
+        if not step:
+            continue
         version, _, recipe = line[0].row.partition("-")
         epochs = flags_of(line)["epochs"]
         logs = [[row["test_error"] for row in run.log[:epochs]] for run in line]
@@ -247,21 +248,51 @@ def draw(lines, path):
             "markevery": max(1, epochs // 12),
             "label": f"{label(line)}, {epochs} epochs, n = {len(line)}",
         }
-        x = range(1, len(columns) + 1)
+        x = [step * epoch for epoch in range(1, len(columns) + 1)]
         axis.plot(x, mean, markersize=4, linewidth=1.2, **style)
         axis.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
-    # Beside long runs short ones would not show.
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    if axis.dataLim.x1 > LINEAR_EPOCHS:
-        axis.set_xscale("log")
     if axis.dataLim.y1 > 0:
         axis.set_yscale("log")
-    for scale in (axis.xaxis, axis.yaxis):
-        scale.set_major_formatter("{x:g}")
-        scale.set_minor_formatter("{x:g}")
+    axis.set_ylabel("test error, %")
     axis.grid(alpha=0.3)
     # Beside the panel, where no line can run.
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+
+
+def draw(lines, out, path):
+    """`mnist.png`: test error by epoch, and by minutes where they are known."""
+    # Here, so that flags are answered at once.
+    import matplotlib
+
+    matplotlib.use("Agg")  # Pictures are files; no window ever opens.
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
+
+    minutes = [
+        (minutes_of(line, out) or 0) / flags_of(line)["epochs"]
+        for line in lines
+    ]
+    panels = 2 if any(minutes) else 1
+    size = {"figsize": (9, 5 * panels), "dpi": 120}
+    figure, axes = plt.subplots(panels, squeeze=False, **size)
+    axes = axes[:, 0]
+    axes[0].set(xlabel="epoch")
+    plot(axes[0], lines, [1] * len(lines))
+    # Beside long runs short ones would not show.
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    if axes[0].dataLim.x1 > LINEAR_EPOCHS:
+        axes[0].set_xscale("log")
+    for axis in axes[1:]:
+        plot(axis, lines, minutes)
+        axis.set(xlabel="minutes, with nothing else running", xscale="log")
+    for axis in axes:
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        if axis.get_xscale() == "log":
+            # All nine of a decade would run into each other.
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_minor_formatter("")
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
 
@@ -273,7 +304,7 @@ def report(runs, out):
     processes.insert(out / "README.md", "mnist", "\n\n".join(parts), add=True)
     if lines:
         with whole_file(out / "mnist.png") as temporary:
-            draw(lines, temporary)
+            draw(lines, out, temporary)
     if short := short_table(lines, out):
         processes.insert(out.parent / "README.md", "results", short)
 

@@ -4,7 +4,13 @@ import differences
 import mnist
 import pytest
 import runner
+from PIL import Image
 from published import add, cells_of, record_of, report_of, write_log, write_run
+
+
+def picture_of(out):
+    with Image.open(out / "mnist.png") as picture:
+        return picture.copy()
 
 
 def test_mean_and_standard_deviation_of_a_row(tmp_path):
@@ -124,6 +130,8 @@ def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
     for seed in range(2):
         name = f"small-{seed}-0123abcd"
         add(out, mnist.STUDY, "small", seed, 12, 0.5, name=name)
+    report_of(mnist.STUDY, out)
+    by_epoch = picture_of(out)
     # Beside other work an epoch took 10 and 11 seconds, alone 8.
     record = record_of(mnist.STUDY, "small", 0, 3, 2.0)
     record["seconds_per_epoch"] = [8.0, 9.0, 7.0]
@@ -134,6 +142,8 @@ def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
     v4 = ["v4", "3", "yes", "0.40", "30", "", "0.25 (0.005)", "0.34 (0.016)"]
     small = ["small", "attention", "yes", "0.50 (0.000)", "12", "1.60", "", ""]
     assert cells_of(readme.read_text())[1:] == [v4, small]
+    # Below the panel of epochs comes one of minutes.
+    assert picture_of(out).height > 1.8 * by_epoch.height
 
 
 def test_differences_are_means_over_seeds(tmp_path):
