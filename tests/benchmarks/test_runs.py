@@ -233,3 +233,12 @@ def test_interrupted_runs_end_like_uninterrupted_ones(tmp_path):
         tables.append([line[:8] for line in cells_of(text)])
     assert logs[0] == logs[1] and len(logs[0]) == 2
     assert tables[0] == tables[1] and len(tables[0]) == 3
+    # Their models are still there, and are tested.
+    argv = train_argv(whole, data)[-6:]
+    ended = run(*argv, script="compare.py")
+    assert ended.returncode == 0, ended.stderr
+    for folder in (whole / "mnist").iterdir():
+        record = json.loads((folder / "run.json").read_text())
+        answers = (folder / "predictions.txt").read_text().splitlines()
+        errors = [100 * (" " in line) for line in answers]
+        assert sum(errors) / len(errors) == pytest.approx(record["test_error"])
