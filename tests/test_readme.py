@@ -99,7 +99,7 @@ def test_model_can_be_used_in_a_program(tmp_path, monkeypatch, capsys):
     first = next(line for line in COMMANDS if "--epochs" in line)
     assert first == "capsulenet.py --dataset digits --epochs 3"
     monkeypatch.chdir(tmp_path)
-    shortened = "--epochs", 1, "--image_size", 20, 20
+    shortened = "--epochs", 1, "--image_size", 16, 16
     done = run(*shlex.split(first)[1:], *shortened)
     assert done.status == 0, done.err
     assert "Written to result: trained_model.keras" in done.out

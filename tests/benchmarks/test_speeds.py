@@ -205,13 +205,7 @@ def test_the_fastest_pass_counts_and_a_failure_costs_no_other_point(capsys):
         processes.fastest(["large"], 1, measure)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["ours"],
-        pytest.param(list(speed.CONTENDERS), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("names", [["ours"], list(speed.CONTENDERS)])
 def test_speed_writes_what_was_measured(tmp_path, names):
     record, text = measured("speed", tmp_path, "--contenders", *names)
     assert list(record["contenders"]) == names
@@ -241,15 +235,11 @@ def test_routings_writes_what_was_measured(tmp_path):
         assert min(found[speed.TRAINING] + found[speed.PREDICT]) > 0
 
 
-@pytest.mark.parametrize(
-    "axes",
-    [["routings"], pytest.param(list(growth.AXES), marks=pytest.mark.slow)],
-)
-def test_growth_writes_its_files(tmp_path, axes):
-    record, text = measured("growth", tmp_path, "--axes", *axes)
+def test_growth_writes_its_files(tmp_path):
+    record, text = measured("growth", tmp_path)
     picture = tmp_path / f"growth{SUFFIX}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert list(record["axes"]) == axes
+    assert list(record["axes"]) == list(growth.AXES)
     for axis, series in record["axes"].items():
         assert growth.AXES[axis][0] in text
         assert [p[axis] for p in series] == list(growth.QUICK_VALUES[axis])
