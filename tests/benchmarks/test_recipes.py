@@ -1,5 +1,6 @@
 """Tests of the table by which the recipes are chosen."""
 
+import pytest
 import recipes
 from published import cells_of, record_of, report_of, write_run
 
@@ -19,9 +20,12 @@ def test_each_row_changes_one_thing_of_its_base():
         assert len(changes) <= 1 and bool(differ) == bool(changes), row
 
 
-def test_a_row_is_the_recipe_that_was_chosen():
-    chosen = vars(parse_args(list(recipes.ROWS["small-rate"])))
-    for name, value in RECIPES["laptop"].items():
+@pytest.mark.parametrize(
+    ("row", "recipe"), [("small-rate", "laptop"), ("v4-long", "best")]
+)
+def test_a_row_is_the_recipe_that_was_chosen(row, recipe):
+    chosen = vars(parse_args(list(recipes.ROWS[row])))
+    for name, value in RECIPES[recipe].items():
         assert name == "epochs" or chosen[name] == value, name
 
 
