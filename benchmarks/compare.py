@@ -57,10 +57,7 @@ def parse_args(argv=None):
     out = processes.ROOT / "result"
     add("--out", out, "where the runs are", type=Path, metavar="DIR")
     add("--report", False, "rebuild the table, no more")
-    args = parser.parse_args(argv)
-    args.rows = set(itertools.chain(*args.rows))
-    args.work_dir = args.work_dir.expanduser().resolve()
-    return args
+    return processes.parse_run_flags(parser, mnist.ROWS, argv)
 
 
 def test(model, dataset, path):
@@ -79,18 +76,15 @@ def test(model, dataset, path):
 
 
 def answers_of(run):
-    """What a run found, and what is true: two lists, or None if unknown."""
-    path = run.folder / ANSWERS
-    if not path.exists():
-        return None
-    lines = [line.split() for line in path.read_text().splitlines()]
-    return [line[0] for line in lines], [line[-1] for line in lines]
+    """Of each test picture what a run found, and what is true."""
+    lines = (run.folder / ANSWERS).read_text().splitlines()
+    return [(line.split()[0], line.split()[-1]) for line in lines]
 
 
 def wrong_of(run):
     """The numbers of the test pictures that a run gets wrong."""
-    pairs = enumerate(zip(*answers_of(run)))
-    return {number for number, (found, true) in pairs if found != true}
+    answers = enumerate(answers_of(run))
+    return {number for number, (found, true) in answers if found != true}
 
 
 def probability(one, other):
@@ -108,24 +102,21 @@ def probability(one, other):
     return min(1.0, 2 * tail / 2**n)
 
 
-def name_of(line):
-    return f"{mnist.label(line)}, {counted(line[0].record['epoch'], 'epoch')}"
-
-
 def compared(runs):
     """The rows of the table: all pairs of lines, figures seed by seed."""
+    wrong = {run.folder: wrong_of(run) for run in runs}
     rows = []
     for line, other in itertools.combinations(runner.lines_of(runs), 2):
         figures = []
         for run, against in itertools.product(line, other):
             if run.seed == against.seed:
-                first, second = wrong_of(run), wrong_of(against)
+                first, second = wrong[run.folder], wrong[against.folder]
                 alone = len(first - second), len(second - first)
                 p = f"{probability(*alone):.2g}"
                 figures.append((run.seed, *alone, len(first & second), p))
         if figures:
             cells = [", ".join(map(str, each)) for each in zip(*figures)]
-            rows.append([name_of(line), name_of(other), *cells])
+            rows.append([mnist.title(line), mnist.title(other), *cells])
     return rows
 
 
@@ -148,9 +139,10 @@ def draw(runs, dataset, path):
     every = [answers_of(run) for run in runs]
     titles = []
     for number in numbers:
-        found = collections.Counter(classes[number] for classes, _ in every)
-        said = ", ".join(f"{name} ({n})" for name, n in found.most_common())
-        titles.append(f"{number}\n{every[0][1][number]} -> {said}")
+        found, (true, *_) = zip(*(answers[number] for answers in every))
+        counts = collections.Counter(found).most_common()
+        said = ", ".join(f"{name} ({n})" for name, n in counts)
+        titles.append(f"{number}\n{true} -> {said}")
     count = counted(len(runs), "model")
     caption = "number of the test picture, true class -> what it was taken for"
     caption += f" (by how many of {count})"
@@ -169,7 +161,9 @@ def work(args):
         wanted = run.record and model.exists() and not path.exists()
         if wanted and not args.report:
             test(model, args.dataset, path)
-    runs = [run for run in found if run.record and answers_of(run)]
+    runs = [
+        run for run in found if run.record and (run.folder / ANSWERS).exists()
+    ]
     report(runs, args.out)
     chosen = [run for run in runs if run.row in args.rows]
     if chosen and not args.report:

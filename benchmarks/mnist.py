@@ -88,6 +88,11 @@ def label(line):
     return " ".join([line[0].row, *line[0].further_flags()])
 
 
+def title(line):
+    """The label, and how many epochs."""
+    return f"{label(line)}, {counted(flags_of(line)['epochs'], 'epoch')}"
+
+
 def errors_of(line):
     return [run.record["test_error"] for run in line]
 
@@ -103,12 +108,18 @@ def seconds_of(line):
     return statistics.median(seconds) if seconds else None
 
 
-def minutes_of(line, out):
-    """What the epochs take with nothing else running, or None."""
+def epoch_minutes(line, out):
+    """What an epoch takes with nothing else running, or None."""
     runs = runner.read_runs(STUDY, out / ALONE)
     alone = [run for run in runs if run.record and run.row == line[0].row]
     seconds = seconds_of(alone)
-    return seconds and flags_of(line)["epochs"] * seconds / 60
+    return seconds and seconds / 60
+
+
+def minutes_of(line, out):
+    """What all epochs take with nothing else running, or None."""
+    minutes = epoch_minutes(line, out)
+    return minutes and flags_of(line)["epochs"] * minutes
 
 
 def capsules_of(line):
@@ -229,7 +240,8 @@ def plot(axis, lines, steps):
     Args:
         axis: The matplotlib axis.
         lines: What to draw.
-        steps: Of each line, what one epoch is on the horizontal axis.
+        steps: Of each line, what one epoch is on the horizontal axis, or None
+            where it is not drawn.
     """
     for number, (line, step) in enumerate(zip(lines, steps)):
         if not step:
@@ -246,7 +258,7 @@ def plot(axis, lines, steps):
             "linestyle": "--" if recipe == "paper" else "-",
             "marker": ".sx^v"[number % 5],
             "markevery": max(1, epochs // 12),
-            "label": f"{label(line)}, {epochs} epochs, n = {len(line)}",
+            "label": f"{title(line)}, n = {len(line)}",
         }
         x = [step * epoch for epoch in range(1, len(columns) + 1)]
         axis.plot(x, mean, markersize=4, linewidth=1.2, **style)
@@ -268,10 +280,7 @@ def draw(lines, out, path):
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    minutes = [
-        (minutes_of(line, out) or 0) / flags_of(line)["epochs"]
-        for line in lines
-    ]
+    minutes = [epoch_minutes(line, out) for line in lines]
     panels = 2 if any(minutes) else 1
     size = {"figsize": (9, 5 * panels), "dpi": 120}
     figure, axes = plt.subplots(panels, squeeze=False, **size)

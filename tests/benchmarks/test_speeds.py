@@ -235,11 +235,12 @@ def test_routings_writes_what_was_measured(tmp_path):
         assert min(found[speed.TRAINING] + found[speed.PREDICT]) > 0
 
 
-def test_growth_writes_its_files(tmp_path):
-    record, text = measured("growth", tmp_path)
+@pytest.mark.parametrize("axes", [["routings"], list(growth.AXES)])
+def test_growth_writes_its_files(tmp_path, axes):
+    record, text = measured("growth", tmp_path, "--axes", *axes)
     picture = tmp_path / f"growth{SUFFIX}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert list(record["axes"]) == list(growth.AXES)
+    assert list(record["axes"]) == axes
     for axis, series in record["axes"].items():
         assert growth.AXES[axis][0] in text
         assert [p[axis] for p in series] == list(growth.QUICK_VALUES[axis])
