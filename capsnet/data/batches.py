@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from capsnet.data.augment import Augmentation, Shift
-from capsnet.devices import tensorflow
+from capsnet.devices import keep_freed_memory, tensorflow
 
 # Batches are smaller where an epoch would have fewer steps, but not below.
 STEPS, SMALLEST_BATCH = 100, 10
@@ -205,11 +205,18 @@ def pipeline(batches):
     Returns:
         On TensorFlow a `tf.data.Dataset`, elsewhere `batches` themselves.
     """
+    keep_freed_memory()
     tf = tensorflow()
     if tf is None:
         return batches
+
+    def generate():
+        # TensorFlow sets malloc to hand memory back when this begins.
+        keep_freed_memory()
+        return map(batches.__getitem__, range(len(batches)))
+
     dataset = tf.data.Dataset.from_generator(
-        lambda: map(batches.__getitem__, range(len(batches))),
+        generate,
         output_signature=keras.tree.map_structure(
             lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype),
             batches[0],

@@ -1,7 +1,11 @@
 """Batches: whole-pixel shifts by loops, exact means, the same draws again."""
 
 import math
+import platform
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +19,8 @@ from capsnet.data.batches import (
     choose_batch_size,
     pipeline,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def shifted_by_loops(picture, down, right):
@@ -343,3 +349,28 @@ def test_keras_gets_each_epochs_batches_in_order():
 def test_no_epoch_waits_for_a_tuning_thread():
     batches = ShiftedBatches(random_pictures(40), np.arange(40), 40, 15)
     assert pipeline(batches).options().autotune.enabled is False
+
+
+KEEPS = """
+import resource
+import numpy as np
+from capsnet.data.batches import ShiftedBatches, pipeline
+labels = np.zeros(2, int)
+for _ in pipeline(ShiftedBatches(np.zeros((2, 9, 9, 1)), labels, 1, 1)):
+    faults = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = bytearray(b"1") * 2**26
+        del block
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        faults.append(after - before)
+    assert faults[1] < 1000, faults
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="others keep what they like"
+)
+def test_memory_of_a_step_serves_the_next_one():
+    """Pages of 4 KiB that are mapped anew; 64 MiB have 16,384 of them."""
+    subprocess.run([sys.executable, "-c", KEEPS], cwd=ROOT, check=True)
