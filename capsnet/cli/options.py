@@ -18,8 +18,8 @@ GEOMETRY = ("conv_kernel", "conv_strides", "primary_kernel", "primary_strides")
 SCREEN = {
     "train": (
         "capsulenet.py --dataset digits --epochs 3",
-        "dataset image_size model routings epochs batch_size seed save_dir "
-        "resume",
+        "dataset image_size recipe routings epochs batch_size seed "
+        "save_dir resume",
     ),
     "test": (
         "capsulenet.py -t -w result/trained_model.keras",
@@ -71,8 +71,8 @@ conv_kernel: side of conv1's kernel (default: fits the pictures)
 conv_strides: strides of conv1 (default: fits the pictures)
 primary_kernel: side of PrimaryCap's kernel (default: fits the pictures)
 primary_strides: strides of PrimaryCap (default: fits the pictures)
-recipe: defaults of the classic Keras code, of the paper's authors' code, for
-  the small network on a laptop, or for the best accuracy of the large one
+recipe: defaults of the classic code, the authors', the small network (laptop),
+  the best
 epochs: passes over the training pictures
 batch_size: pictures of one step (default: 100 for each device; of a small set
   a hundredth, at least 10)

@@ -12,7 +12,6 @@ import numpy as np
 import utils
 from capsnet.data.pairs import VERSIONS
 from capsnet.evaluation.figures import (
-    MISTAKES,
     SHOWN,
     class_figures,
     ending,
@@ -37,9 +36,10 @@ from capsnet.models.saving import load_model
 # Pairs that are drawn at most.
 PAIRS_SHOWN = 36
 CAPTION = (
-    "picture; its two digits in orange and blue; both reconstructions.    "
-    "true classes -> predicted classes"
+    "picture; its two digits in orange and blue; what the two longest capsules "
+    "draw, in the same colours.    true classes -> predicted classes"
 )
+SETS_CAPTION = "file or row; the true classes; -> those of capsules above 0.5"
 
 
 def test(eval_models, data, save_dir, weights=()):
@@ -186,8 +186,10 @@ def draw_pairs(eval_model, data, batches, lengths, save_dir):
             f"{names[a]} + {names[b]} -> {names[c]} + {names[d]}"
             for (a, b), (c, d) in zip(true, named)
         ]
+        count = f"{len(chosen)} of {len(wrong)} mistakes: "
+        caption = (count if file == "mistakes.png" else "") + CAPTION
         with whole_file(os.path.join(save_dir, file)) as path:
-            utils.draw_groups(np.stack(groups, 1), titles, path, CAPTION)
+            utils.draw_groups(np.stack(groups, 1), titles, path, caption)
 
 
 def in_order(lengths, true):
@@ -204,7 +206,8 @@ def in_order(lengths, true):
 def draw_sets(eval_model, data, batches, lengths, save_dir):
     """Draws pictures, and mistakes, of several labels; as `draw_pairs`."""
     answers, named = batches.answers, named_classes(lengths, "several")
-    chosen = confident_mistakes(lengths, answers, "several")[:SHOWN]
+    wrong = confident_mistakes(lengths, answers, "several")
+    chosen = wrong[:SHOWN]
     with_decoder = "decoder" in eval_model.output
 
     def drawn(indices):
@@ -214,14 +217,15 @@ def draw_sets(eval_model, data, batches, lengths, save_dir):
     if len(chosen):
         names = drawable_names(data.class_names)
         titles = [
-            f"{ending(data.test_names[i], 20)}\n{joined(answers[i], names)} -> "
-            f"{joined(named[i], names)}"
+            f"{ending(data.test_names[i], 20)}\n{joined(answers[i], names)}\n"
+            f"-> {joined(named[i], names)}"
             for i in chosen
         ]
+        caption = f"{len(chosen)} of {len(wrong)} mistakes: {SETS_CAPTION}"
         made = drawn(chosen) if with_decoder else None
         with whole_file(os.path.join(save_dir, "mistakes.png")) as path:
             pictures = data.x_test[chosen] / 255
-            utils.draw_pairs(pictures, made, titles, path, MISTAKES)
+            utils.draw_pairs(pictures, made, titles, path, caption)
     if with_decoder:
         shown = spread(len(lengths))
         with whole_file(os.path.join(save_dir, "real_and_recon.png")) as path:

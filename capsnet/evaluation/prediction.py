@@ -38,16 +38,18 @@ HEADINGS = {
 }
 
 
-def make_rows(files, lengths, class_names, labels="one"):
+def make_rows(files, lengths, class_names, labels="one", fewest=1):
     """One row a file, as `COLUMNS` says, from lengths `(files, n_class)`.
 
-    Of several labels all above 0.5 are named, or else the longest.
+    Of several labels all above 0.5 are named, and the longest in any case
+    where `fewest` is 1, not 0.
     """
     order = np.argsort(-lengths, axis=-1, kind="stable")
     if labels == "several":
         rows = []
         for file, length, ranked in zip(files, lengths, order):
-            named = [i for i in ranked if length[i] > 0.5] or ranked[:1]
+            named = [i for i in ranked if length[i] > 0.5]
+            named = named or ranked[:fewest]
             names = "; ".join(class_names[i] for i in named)
             row = file, names, "; ".join(f"{length[i]:.3f}" for i in named)
             rows.append(row)
@@ -177,7 +179,10 @@ def write_test_table(data, lengths, save_dir):
         save_dir: Folder.
     """
     answers = data.test_batches(PREDICT_BATCH).answers
-    rows = make_rows(data.test_names, lengths, data.class_names, data.labels)
+    # What is named here is what the test's error counts.
+    rows = make_rows(
+        data.test_names, lengths, data.class_names, data.labels, fewest=0
+    )
     rows = [
         (file, "; ".join(data.class_names[i] for i in np.flatnonzero(answer)))
         + tuple(rest)

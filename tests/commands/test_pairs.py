@@ -207,6 +207,12 @@ def test_several_labels_are_trained_tested_and_predicted(rows, tmp_path):
         assert found["test_error"] == pytest.approx(100 * above.mean())
         assert found["exact_error_top_k"] == pytest.approx(100 * np.mean(top))
     assert "those above 0.5" in tested.out and "k longest" in tested.out
+    with open(tmp_path / "test.csv", newline="") as opened:
+        table = list(csv.DictReader(opened))
+    sets = [
+        [set(row[n].split("; ")) for n in ("true", "classes")] for row in table
+    ]
+    assert [true != named for true, named in sets] == above.tolist()
     drawn = command(tmp_path, "--digit", "top", "-w", done.model_path())
     assert drawn.status == 0, drawn.err
     file = tmp_path / "picture.png"

@@ -60,6 +60,14 @@ def test_saved_model_comes_back_with_its_record(tmp_path, network):
     assert os.listdir(tmp_path) == ["model.keras"]
 
 
+def test_committed_models_name_no_folder_of_a_machine():
+    for name in ("v4", "small"):
+        path = ROOT / "result" / "mnist" / f"{name}.keras"
+        _, record = load_model(str(path))
+        assert record["flags"]["dataset"] == "mnist"
+        assert record["flags"]["save_dir"].startswith("result/mnist/")
+
+
 def test_a_model_from_before_the_move_loads():
     model, record = load_model(str(ROOT / "result" / "mnist" / "v4.keras"))
     assert model.count_params() == record["parameters"] == 8_215_568
