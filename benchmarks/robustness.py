@@ -154,6 +154,7 @@ def draw(runs, path):
 
     matplotlib.use("Agg")  # Pictures are files; no window ever opens.
     import matplotlib.pyplot as plt
+    import matplotlib.ticker
 
     figure, axis = plt.subplots(figsize=(8, 5), dpi=120)
     axis.set(xlabel="error on shifted MNIST, %")
@@ -175,8 +176,10 @@ def draw(runs, path):
     axis.set_title("Stars: where it was stopped, on the whole set", fontsize=9)
     axis.set_xscale("log")
     axis.invert_xaxis()
+    ticks = matplotlib.ticker.LogLocator(subs=(1, 2, 3, 5, 7))
+    axis.xaxis.set_major_locator(ticks)
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     figure.savefig(path, bbox_inches="tight")
