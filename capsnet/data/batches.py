@@ -205,9 +205,9 @@ def pipeline(batches):
     Returns:
         On TensorFlow a `tf.data.Dataset`, elsewhere `batches` themselves.
     """
-    keep_freed_memory()
     tf = tensorflow()
     if tf is None:
+        keep_freed_memory()
         return batches
 
     def generate():

@@ -16,6 +16,7 @@ from capsnet.evaluation.figures import (
     class_figures,
     ending,
     joined,
+    of_mistakes,
     replace_test,
     spread,
 )
@@ -167,12 +168,14 @@ def draw_pairs(eval_model, data, batches, lengths, save_dir):
         save_dir: Folder.
     """
     wrong = confident_mistakes(lengths, batches.answers, "pair")
-    files = {"mistakes.png": wrong[:PAIRS_SHOWN]}
+    chosen = wrong[:PAIRS_SHOWN]
+    files = {"mistakes.png": (chosen, of_mistakes(chosen, wrong, CAPTION))}
     if "decoder" in eval_model.output:
-        files["real_and_recon.png"] = spread(len(lengths), PAIRS_SHOWN)
+        some = spread(len(lengths), PAIRS_SHOWN)
+        files["real_and_recon.png"] = some, CAPTION
     names = drawable_names(data.class_names)
     names = [shorten(name, 12) for name in names]
-    for file, chosen in files.items():
+    for file, (chosen, caption) in files.items():
         if len(chosen) == 0:
             continue
         merged, digits, true = batches.pictures(chosen)
@@ -186,8 +189,6 @@ def draw_pairs(eval_model, data, batches, lengths, save_dir):
             f"{names[a]} + {names[b]} -> {names[c]} + {names[d]}"
             for (a, b), (c, d) in zip(true, named)
         ]
-        count = f"{len(chosen)} of {len(wrong)} mistakes: "
-        caption = (count if file == "mistakes.png" else "") + CAPTION
         with whole_file(os.path.join(save_dir, file)) as path:
             utils.draw_groups(np.stack(groups, 1), titles, path, caption)
 
@@ -221,7 +222,7 @@ def draw_sets(eval_model, data, batches, lengths, save_dir):
             f"-> {joined(named[i], names)}"
             for i in chosen
         ]
-        caption = f"{len(chosen)} of {len(wrong)} mistakes: {SETS_CAPTION}"
+        caption = of_mistakes(chosen, wrong, SETS_CAPTION)
         made = drawn(chosen) if with_decoder else None
         with whole_file(os.path.join(save_dir, "mistakes.png")) as path:
             pictures = data.x_test[chosen] / 255

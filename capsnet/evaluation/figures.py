@@ -193,6 +193,11 @@ def joined(row, class_names):
     return ", ".join(names) or "none"
 
 
+def of_mistakes(shown, wrong, caption):
+    """The caption of `mistakes.png`: how many there are, and what one sees."""
+    return f"{len(shown)} of {len(wrong)} mistakes: {caption}"
+
+
 def draw_mistakes(eval_model, data, lengths, save_dir):
     """Draws `mistakes.png`, the most confident mistakes first, if any.
 
@@ -216,7 +221,7 @@ def draw_mistakes(eval_model, data, lengths, save_dir):
         for index in worst
     ]
     path = os.path.join(save_dir, "mistakes.png")
-    caption = f"{len(worst)} of {len(wrong)} mistakes: {MISTAKES}"
+    caption = of_mistakes(worst, wrong, MISTAKES)
     draw_pictures(eval_model, data.x_test[worst], titles, path, caption)
 
 
