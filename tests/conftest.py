@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-# Many small matrices: threads of their own would only wait for each other.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import matplotlib.pyplot as plt

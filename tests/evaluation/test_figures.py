@@ -62,8 +62,9 @@ def test_figures_of_each_class_are_read_off_the_confusion():
     }
 
 
-@pytest.mark.parametrize("channels", (1, 3))
-@pytest.mark.parametrize("wrong", ((3, 5, 8, 13), range(60)))
+@pytest.mark.parametrize(
+    "channels, wrong", [(1, (3, 5, 8, 13)), (3, range(60))]
+)
 def test_worst_mistakes_and_50_pictures_are_drawn(
     models, tmp_path, figures, channels, wrong
 ):

@@ -154,23 +154,6 @@ def test_decoder_sees_the_longest_capsule_or_the_labelled_one(models):
         np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "shape, n_class",
-    [((12, 13, 3), 12), ((64, 20, 4), 2)],
-)
-def test_pictures_of_any_size_train(shape, n_class):
-    keras.utils.set_random_seed(0)
-    x = bars(2 * n_class, shape, n_class=2)[0].astype("float32") / 255
-    label = np.eye(n_class, dtype="float32")[np.arange(len(x)) % n_class]
-    train_model, _, _ = CapsNet(shape, n_class, routings=2)
-    loss = {"capsnet": margin_loss, "decoder": "mse"}
-    train_model.compile("adam", loss)
-    batch = {"image": x, "label": label}, {"capsnet": label, "decoder": x}
-    losses = [train_model.train_on_batch(*batch)[0] for _ in range(3)]
-    # The third step may be too long: Adam's are, at the start.
-    assert np.isfinite(losses).all() and min(losses[1:]) < losses[0]
-
-
 # The loss
 
 
