@@ -196,7 +196,8 @@ def draw_groups(groups, titles, path, caption=None):
         axis.set_title(title, fontsize=10, parse_math=False)
     if caption:
         wrapped = textwrap.fill(caption, round(12 * width * columns))
-        figure.suptitle(wrapped, fontsize=9, color="dimgrey")
+        # The empty line keeps it away from the first titles.
+        figure.suptitle(f"{wrapped}\n", fontsize=9, color="dimgrey")
     save_figure(figure, path)
 
 

@@ -235,7 +235,7 @@ def test_captions_are_large_and_cover_nothing(tmp_path, figures, n, made):
     captions = [axis.title.get_window_extent() for axis in axes]
     assert axes[-1].get_title().splitlines()[1:] == ["Sandal", "Shirt (0.93)"]
     above = figure._suptitle
-    assert above.get_text() == "What all of them show"
+    assert above.get_text() == "What all of them show\n"
     captions.append(above.get_window_extent())
     for axis, caption, title in zip(axes, captions, titles):
         assert axis.title.get_fontsize() >= 10

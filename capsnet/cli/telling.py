@@ -214,7 +214,7 @@ def tell_replaced(save_dir):
     else:
         print(
             f"Replacing the finished run in {save_dir} "
-            f"({counted(done, 'epoch')})"
+            f"({counted(done, 'epoch')}), with its pictures and pages"
         )
 
 
