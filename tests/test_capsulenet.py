@@ -16,6 +16,11 @@ from capsnet.models.inference import predict
         ((12, 12, 1), 2),
         ((13, 30, 3), 12),
         ((64, 20, 4), 2),
+        pytest.param((13, 13, 3), 12, marks=pytest.mark.slow),
+        pytest.param((17, 17, 4), 2, marks=pytest.mark.slow),
+        pytest.param((21, 21, 1), 12, marks=pytest.mark.slow),
+        pytest.param((12, 30, 3), 2, marks=pytest.mark.slow),
+        pytest.param((40, 15, 1), 2, marks=pytest.mark.slow),
     ],
 )
 def test_small_sizes_train(shape, n_class):

@@ -82,7 +82,8 @@ def test_new_run_says_that_it_replaces_a_finished_one(
     monkeypatch.setattr(callbacks.Log, "on_train_begin", stop)
     run = train(folder, data, "--epochs", 2, "-r", 1)
     assert run.status == 130
-    assert f"Replacing the finished run in {folder} (4 epochs), with" in run.out
+    line = f"Replacing the finished run in {folder} (4 epochs), with its "
+    assert f"{line}pictures and pages\n" in run.out
     assert "--resume" not in run.out
 
 

@@ -63,7 +63,13 @@ def test_figures_of_each_class_are_read_off_the_confusion():
 
 
 @pytest.mark.parametrize(
-    "channels, wrong", [(1, (3, 5, 8, 13)), (3, range(60))]
+    "channels, wrong",
+    [
+        (1, (3, 5, 8, 13)),
+        (3, range(60)),
+        pytest.param(3, (3, 5, 8, 13), marks=pytest.mark.slow),
+        pytest.param(1, range(60), marks=pytest.mark.slow),
+    ],
 )
 def test_worst_mistakes_and_50_pictures_are_drawn(
     models, tmp_path, figures, channels, wrong

@@ -74,7 +74,8 @@ def test_a_covering_kernel_sums_each_channel_with_weights_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "shape, n_class", [((12, 40, 3), 12), ((64, 13, 4), 2)]
+    "shape, n_class",
+    [((12, 12, 1), 2), ((13, 40, 3), 12), ((64, 20, 4), 2)],
 )
 def test_pictures_of_any_size_train(shape, n_class):
     keras.utils.set_random_seed(0)
