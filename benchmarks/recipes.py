@@ -54,6 +54,8 @@ CHANGES = {
     "small-dynamic-3": {"routing": ("--routing", "dynamic", "-r", "3")},
     "v4-base": {},
     "v4-shift": {"augment": ()},
+    # --recipe classic, which has none of it.
+    "v4-classic": {"augment": (), "schedule": (), "average": ()},
     "v4-long": {"length": ("--primary_scale", "4")},
 }
 HELD_OUT = ("--val_fraction", "0.33333333")
