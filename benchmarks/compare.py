@@ -14,8 +14,8 @@ other's: the table, in `README.md` of `--out`, has the probability p of a
 difference at least as large (McNemar 1947, exact, two-sided). Runs of equal
 seeds are compared, one by one.
 
-The pictures that all runs of `--rows` get wrong are drawn into
-`common-mistakes.png`.
+The pictures that all runs of `--rows` get wrong, of each row those with the
+flags that were run most often, are drawn into `common-mistakes.png`.
 
 Exit status: 0, 2 for what the user can mend, 130 after SIGINT or SIGTERM.
 """
@@ -165,7 +165,11 @@ def work(args):
         run for run in found if run.record and (run.folder / ANSWERS).exists()
     ]
     report(runs, args.out)
-    chosen = [run for run in runs if run.row in args.rows]
+    rows = {}
+    for line in runner.lines_of(runs):
+        if line[0].row in args.rows:
+            rows.setdefault(line[0].row, []).append(line)
+    chosen = sum(map(mnist.longest, rows.values()), [])
     if chosen and not args.report:
         count = draw(chosen, args.dataset, args.out / "common-mistakes.png")
         said = counted(len(chosen), "model")

@@ -25,10 +25,10 @@ where that has a place for it, between `<!-- results -->` and
 `<!-- /results -->`.
 
 Minutes are epochs times the median seconds of an epoch that a row takes with
-nothing else running, measured by
+nothing else running, measured once for each machine by
 
     python benchmarks/mnist.py --rows v4-classic small --epochs 3 \
-        --out result/alone
+        --out result/alone-MACHINE
 """
 
 import re
@@ -70,12 +70,12 @@ OTHERS = {
 }
 HEADER = (
     "row|routing|reconstruction|test error, %|standard deviation|runs, n|best|"
-    "epochs|s an epoch|minutes|machine|paper|CapsNet-Keras"
+    "epochs|minutes, CPU|minutes, GPU|trained on|paper|CapsNet-Keras"
 ).split("|")
-SHORT = [*HEADER[:4], "epochs", "minutes", "paper", "classic CapsNet-Keras"]
-COLOURS = dict(zip(OTHERS, ("black", "C0", "C1", "C2", "C3", "C4")))
+SHORT = [*HEADER[:4], HEADER[5], *HEADER[7:10], *HEADER[-2:]]
+COLOURS = dict(zip([*OTHERS, "v4-best"], "k C0 C1 C2 C3 C4 C5".split()))
 # In `--out`: the runs of a few epochs with nothing else running.
-ALONE = "alone"
+ALONE = "alone-*"
 LINEAR_EPOCHS = 100
 
 
@@ -102,24 +102,35 @@ def machines_of(line):
     return "; ".join(dict.fromkeys(machines))
 
 
-def seconds_of(line):
-    """The median of all epochs, or None."""
-    seconds = [s for run in line for s in run.record["seconds_per_epoch"]]
-    return statistics.median(seconds) if seconds else None
+def alone_runs(out, gpu):
+    """The runs that had a machine for themselves, one with a GPU or without."""
+    return [
+        run
+        for folder in sorted(out.glob(ALONE))
+        for run in runner.read_runs(STUDY, folder)
+        if run.record
+        if bool(run.record["environment"].get("accelerator")) == gpu
+    ]
 
 
-def epoch_minutes(line, out):
+def epoch_minutes(line, out, gpu=False):
     """What an epoch takes with nothing else running, or None."""
-    runs = runner.read_runs(STUDY, out / ALONE)
-    alone = [run for run in runs if run.record and run.row == line[0].row]
-    seconds = seconds_of(alone)
-    return seconds and seconds / 60
+    alone = [r for r in alone_runs(out, gpu) if r.row == line[0].row]
+    seconds = sum((run.record["seconds_per_epoch"] for run in alone), [])
+    return statistics.median(seconds) / 60 if seconds else None
 
 
 def minutes_of(line, out):
-    """What all epochs take with nothing else running, or None."""
-    minutes = epoch_minutes(line, out)
-    return minutes and flags_of(line)["epochs"] * minutes
+    """What all epochs take with nothing else running: the two cells."""
+    minutes = [epoch_minutes(line, out, gpu) for gpu in (False, True)]
+    epochs = flags_of(line)["epochs"]
+    return [processes.digits(each and epochs * each) for each in minutes]
+
+
+def minutes_line(out):
+    """A line that names the machines of the minutes, if there are any."""
+    named = machines_of(alone_runs(out, False) + alone_runs(out, True))
+    return [f"Minutes, with nothing else running: {named}."] if named else []
 
 
 def capsules_of(line):
@@ -147,8 +158,7 @@ def table(lines, out):
             n,
             f"{min(errors):.2f}",
             flags_of(line)["epochs"],
-            processes.digits(seconds_of(line)),
-            processes.digits(minutes_of(line, out)),
+            *minutes_of(line, out),
             machines_of(line),
         ]
         rows.append([name, *capsules_of(line), *figures, *others])
@@ -187,51 +197,59 @@ def unfinished(runs):
     return [f"Unfinished: {', '.join(named)}."] if named else []
 
 
+def longest(lines):
+    """The line of most runs, then of most epochs: no error chooses it."""
+    return max(lines, key=lambda line: (len(line), flags_of(line)["epochs"]))
+
+
+def settings_of(chosen):
+    """Which versions have which flags beside their own, as text."""
+    versions = {}
+    for version, line in chosen.items():
+        words = ["--recipe", line[0].row.partition("-")[2]]
+        words += line[0].further_flags()
+        words += ["--epochs", str(flags_of(line)["epochs"])]
+        versions.setdefault(shlex.join(words), []).append(version)
+    return [f"{', '.join(v)}: `{flags}`" for flags, v in versions.items()]
+
+
 def short_table(lines, out):
     """v1 to v4 and small, and a line with the rest; None without runs.
 
-    The first four rows are of one setting, which no error chooses: the one
-    that has most of the rows, then most runs, then most epochs. Of small it
-    is the line of most runs, then of most epochs.
+    v1 to v4 are of one recipe: the one that has most of these rows, then most
+    runs. Of each row it is the `longest` line.
     """
-    settings = {}
+    recipes, small = {}, []
     for line in lines:
         version, _, recipe = line[0].row.partition("-")
-        flags = ["--recipe", recipe, *line[0].further_flags()]
-        flags += ["--epochs", str(flags_of(line)["epochs"])]
-        if recipe and "--dataset" not in flags:
-            settings.setdefault(shlex.join(flags), {})[version] = line
-    if not settings:
+        if recipe and "--dataset" not in line[0].further_flags():
+            rows = recipes.setdefault(recipe, {})
+            rows.setdefault(version, []).append(line)
+        elif label(line) == "small":
+            small.append(line)
+    if not recipes:
         return None
-    flags, chosen = max(
-        settings.items(),
-        key=lambda item: (
-            len(item[1]),
-            sum(map(len, item[1].values())),
-            max(flags_of(line)["epochs"] for line in item[1].values()),
-        ),
-    )
-    rows = []
-    small = [line for line in lines if label(line) == "small"]
+    candidates = [
+        {version: longest(several) for version, several in rows.items()}
+        for rows in recipes.values()
+    ]
+    chosen = max(candidates, key=lambda c: (len(c), sum(map(len, c.values()))))
+    texts = settings_of(chosen)
     if small:
-        epochs_of = {id(line): flags_of(line)["epochs"] for line in small}
-        largest = max(small, key=lambda line: (len(line), epochs_of[id(line)]))
-        chosen = {**chosen, "small": largest}
+        chosen = {**chosen, "small": longest(small)}
+        texts.append(f"small: `{shlex.join(STUDY.rows['small'])}`")
+    rows = []
     for version, line in chosen.items():
         errors = errors_of(line)
         error = f"{statistics.mean(errors):.2f}"
         if len(errors) > 1:
             error += f" ({statistics.stdev(errors):.3f})"
-        epochs, minutes = flags_of(line)["epochs"], minutes_of(line, out)
-        columns = [error, epochs, processes.digits(minutes), *OTHERS[version]]
+        columns = [error, len(errors), flags_of(line)["epochs"]]
+        columns += [*minutes_of(line, out), *OTHERS[version]]
         rows.append([version, *capsules_of(line), *columns])
-    counts = sorted({len(line) for line in chosen.values()})
-    text = f"`{flags}`; "
-    if small:
-        text += f"small: `{shlex.join(STUDY.rows['small'])}`; "
-    text += f"seeds a row: {' to '.join(map(str, counts))}; "
-    machines = machines_of(sum(chosen.values(), []))
-    return f"{processes.table(SHORT, rows)}\n\n{text}{machines}."
+    texts.append(f"trained on {machines_of(sum(chosen.values(), []))}.")
+    paragraphs = [processes.table(SHORT, rows), "; ".join(texts)]
+    return "\n\n".join([*paragraphs, *minutes_line(out)])
 
 
 def plot(axis, lines, steps):
@@ -239,9 +257,8 @@ def plot(axis, lines, steps):
 
     Args:
         axis: The matplotlib axis.
-        lines: What to draw.
-        steps: Of each line, what one epoch is on the horizontal axis, or None
-            where it is not drawn.
+        lines, steps: What to draw, and what an epoch of each is on the
+            horizontal axis, or None where it is not drawn.
     """
     for number, (line, step) in enumerate(zip(lines, steps)):
         if not step:
@@ -254,7 +271,7 @@ def plot(axis, lines, steps):
             list(map(f, columns)) for f in (statistics.mean, min, max)
         )
         style = {
-            "color": COLOURS[version],
+            "color": COLOURS.get(line[0].row, COLOURS[version]),
             "linestyle": "--" if recipe == "paper" else "-",
             "marker": ".sx^v"[number % 5],
             "markevery": max(1, epochs // 12),
@@ -293,15 +310,18 @@ def draw(lines, out, path):
         axes[0].set_xscale("log")
     for axis in axes[1:]:
         plot(axis, lines, minutes)
-        axis.set(xlabel="minutes, with nothing else running", xscale="log")
+        text = "minutes on a CPU, with nothing else running"
+        axis.set(xlabel=text, xscale="log")
     for axis in axes:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
+        # All nine of a decade would run into each other.
         if axis.get_xscale() == "log":
-            # All nine of a decade would run into each other.
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_minor_formatter("")
+        if axis.get_yscale() == "log":
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6)))
+            axis.yaxis.set_minor_formatter("")
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
 
@@ -309,7 +329,8 @@ def draw(lines, out, path):
 def report(runs, out):
     """Writes the tables and `mnist.png`."""
     lines = runner.lines_of(runs)
-    parts = [table(lines, out), *unfinished(runs), commands(lines)]
+    parts = [table(lines, out), *minutes_line(out), *unfinished(runs)]
+    parts.append(commands(lines))
     processes.insert(out / "README.md", "mnist", "\n\n".join(parts), add=True)
     if lines:
         with whole_file(out / "mnist.png") as temporary:

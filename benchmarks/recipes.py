@@ -37,6 +37,8 @@ BASES = {
 BASES["v4"] = {
     name: BASES["small"][name] for name in ("augment", "schedule", "average")
 }
+# What the paper's network has without all that.
+BASES["classic"] = {"recipe": ("--recipe", "classic")}
 CHANGES = {
     "small-base": {},
     "small-unchanged": {"augment": ("--augment", "none")},
@@ -54,8 +56,7 @@ CHANGES = {
     "small-dynamic-3": {"routing": ("--routing", "dynamic", "-r", "3")},
     "v4-base": {},
     "v4-shift": {"augment": ()},
-    # --recipe classic, which has none of it.
-    "v4-classic": {"augment": (), "schedule": (), "average": ()},
+    "classic-base": {},
     "v4-long": {"length": ("--primary_scale", "4")},
 }
 HELD_OUT = ("--val_fraction", "0.33333333")

@@ -1,7 +1,8 @@
 """A network's layers in a form that the page of `--explore` can compute.
 
-Weights are integers of 12 bits with a scale for each column. With 8 bits the
-decoder of `result/mnist/v4.keras` is wrong by up to 0.024 in a pixel.
+Weights are integers of 12 bits with a scale for each column. The decoder of
+`result/mnist/v4.keras` is then wrong by up to 0.004 in a pixel of 500 test
+digits, with 8 bits by up to 0.054.
 """
 
 import base64

@@ -16,12 +16,14 @@ TRUE = "0 0 0 1 1 1 2 2 2".split()
 def publish(out, row, seed, found, epochs=2):
     """A finished run and its answers."""
     wrong = sum(map(str.__ne__, found.split(), TRUE))
-    add(out, mnist.STUDY, row, seed, epochs, 100 * wrong / len(TRUE))
+    name = f"{row}-{seed}-{epochs:08}"
+    error = 100 * wrong / len(TRUE)
+    add(out, mnist.STUDY, row, seed, epochs, error, name=name)
     lines = [
         each if each == true else f"{each} {true}"
         for each, true in zip(found.split(), TRUE)
     ]
-    path = out / "mnist" / f"{row}-{seed}" / "predictions.txt"
+    path = out / "mnist" / name / "predictions.txt"
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -54,7 +56,9 @@ def test_what_all_get_wrong_is_drawn(tmp_path, capsys):
     data = write_bars(tmp_path / "bars.npz", test=9)
     publish(tmp_path, "v4-classic", 0, "0 1 2 0 1 1 2 2 2")
     publish(tmp_path, "small", 0, "0 1 1 1 1 1 2 2 2")
+    # Other rows do not count, nor shorter runs of the same.
     publish(tmp_path, "v3-classic", 0, "0 0 0 1 1 1 2 2 2")
+    publish(tmp_path, "small", 0, "0 0 0 1 1 1 2 2 2", epochs=1)
     argv = ["--dataset", data, "--work_dir", str(tmp_path / "none")]
     assert compare.main([*argv, "--out", str(tmp_path)]) == 0
     assert "Wrong in 2 models: 2 pictures" in capsys.readouterr().out

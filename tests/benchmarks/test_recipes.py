@@ -21,7 +21,12 @@ def test_each_row_changes_one_thing_of_its_base():
 
 
 @pytest.mark.parametrize(
-    ("row", "recipe"), [("small-rate", "laptop"), ("v4-long", "best")]
+    ("row", "recipe"),
+    [
+        ("small-rate", "laptop"),
+        ("v4-long", "best"),
+        ("classic-base", "classic"),
+    ],
 )
 def test_a_row_is_the_recipe_that_was_chosen(row, recipe):
     chosen = vars(parse_args(list(recipes.ROWS[row])))

@@ -20,9 +20,9 @@ def test_mean_and_standard_deviation_of_a_row(tmp_path):
     add(tmp_path, mnist.STUDY, "v3-paper", 0, 1, 0.5)
     text = report_of(mnist.STUDY, tmp_path)
     machine = "Some CPU, 2 cores, tensorflow"
-    expected = "v4-classic|3|yes|0.340|0.036|3|0.30|2|11.0|".split("|")
+    expected = "v4-classic|3|yes|0.340|0.036|3|0.30|2||".split("|")
     expected += [machine, "0.25 (0.005)", "0.34 (0.016)"]
-    once = "v3-paper|3|no|0.50||1|0.50|1|10.0|".split("|")
+    once = "v3-paper|3|no|0.50||1|0.50|1||".split("|")
     once += [machine, "0.35 (0.036)", "0.40 (0.016)"]
     # Rows without runs are not shown.
     assert cells_of(text)[1:] == [expected, once]
@@ -95,7 +95,7 @@ def test_command_of_a_run_gives_its_flags(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_short_table_has_one_setting_that_no_error_chooses(tmp_path, seeds):
+def test_short_table_has_one_recipe_that_no_error_chooses(tmp_path, seeds):
     out, readme = tmp_path / "result", tmp_path / "README.md"
     old = "# A\n\n<!-- results -->\nold\n<!-- /results -->\n\nend\n"
     readme.write_text(old)
@@ -104,16 +104,19 @@ def test_short_table_has_one_setting_that_no_error_chooses(tmp_path, seeds):
             error += 0.1 * seed
             add(out, mnist.STUDY, f"{version}-classic", seed, 2, error)
     add(out, mnist.STUDY, "v4-paper", 0, 9, 0.1)
+    add(out, mnist.STUDY, "v4-classic", 0, 1, 0.1, name="v4-classic-0-0123abcd")
     report_of(mnist.STUDY, out)
     text = readme.read_text()
     errors = (
         ["0.50", "0.40"] if seeds == 1 else ["0.55 (0.071)", "0.45 (0.071)"]
     )
+    v1 = ["v1", "1", "no", errors[0], str(seeds), "2", "", ""]
+    v4 = ["v4", "3", "yes", errors[1], str(seeds), "2", "", ""]
     assert cells_of(text)[1:] == [
-        ["v1", "1", "no", errors[0], "2", "", "0.34 (0.032)", "0.39 (0.024)"],
-        ["v4", "3", "yes", errors[1], "2", "", "0.25 (0.005)", "0.34 (0.016)"],
+        [*v1, "0.34 (0.032)", "0.39 (0.024)"],
+        [*v4, "0.25 (0.005)", "0.34 (0.016)"],
     ]
-    said = f"`--recipe classic --epochs 2`; seeds a row: {seeds}; "
+    said = "v1, v4: `--recipe classic --epochs 2`; trained on "
     assert f"{said}Some CPU, 2 cores, tensorflow." in text
     assert text.startswith("# A\n\n<!-- results -->") and text.endswith("end\n")
     readme.write_text("# A\n")
@@ -121,27 +124,52 @@ def test_short_table_has_one_setting_that_no_error_chooses(tmp_path, seeds):
     assert readme.read_text() == "# A\n"
 
 
+def test_short_table_says_where_settings_differ(tmp_path):
+    out, readme = tmp_path / "result", tmp_path / "README.md"
+    readme.write_text("<!-- results -->\n<!-- /results -->\n")
+    add(out, mnist.STUDY, "v1-classic", 0, 2, 0.5, "--lr_decay", "0.8")
+    add(out, mnist.STUDY, "v4-classic", 0, 7, 0.4, backend="jax")
+    report_of(mnist.STUDY, out)
+    assert (
+        "v1: `--recipe classic --lr_decay 0.8 --epochs 2`; "
+        "v4: `--recipe classic --epochs 7`; trained on "
+        "Some CPU, 2 cores, tensorflow; Some CPU, 2 cores, jax."
+    ) in readme.read_text()
+
+
 def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
     out, readme = tmp_path / "result", tmp_path / "README.md"
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
     add(out, mnist.STUDY, "v4-classic", 0, 30, 0.4)
     add(out, mnist.STUDY, "small", 0, 9, 0.3)
-    # Two runs of 12 epochs count for more than one of nine.
+    # Two runs of 12 epochs count for more than one of 20.
     for seed in range(2):
         name = f"small-{seed}-0123abcd"
         add(out, mnist.STUDY, "small", seed, 12, 0.5, name=name)
+    add(out, mnist.STUDY, "small", 0, 20, 0.6, name="small-0-89abcdef")
     report_of(mnist.STUDY, out)
     by_epoch = picture_of(out)
-    # Beside other work an epoch took 10 and 11 seconds, alone 8.
+    # Beside other work an epoch took 10 and 11 seconds, alone 8, and half a
+    # second on a GPU.
     record = record_of(mnist.STUDY, "small", 0, 3, 2.0)
     record["seconds_per_epoch"] = [8.0, 9.0, 7.0]
-    write_run(out / "alone" / "mnist" / "small-0", record)
+    write_run(out / "alone-cpu" / "mnist" / "small-0", record)
+    record["seconds_per_epoch"] = [9.0, 0.5, 0.4]
+    record["environment"] |= {"accelerator": "Some GPU", "backend": "jax"}
+    write_run(out / "alone-gpu" / "mnist" / "small-0", record)
     text = report_of(mnist.STUDY, out)
     lines = {(c[7], c[8], c[9]) for c in cells_of(text, "small")}
-    assert lines == {("9", "10.0", "1.20"), ("12", "10.5", "1.60")}
-    v4 = ["v4", "3", "yes", "0.40", "30", "", "0.25 (0.005)", "0.34 (0.016)"]
-    small = ["small", "attention", "yes", "0.50 (0.000)", "12", "1.60", "", ""]
-    assert cells_of(readme.read_text())[1:] == [v4, small]
+    expected = {("9", "1.20", "0.0750"), ("12", "1.60", "0.100")}
+    assert lines == {*expected, ("20", "2.67", "0.167")}
+    machines = "Some CPU, 2 cores, tensorflow; Some GPU, Some CPU, 2 cores, jax"
+    said = f"Minutes, with nothing else running: {machines}."
+    v4 = ["v4", "3", "yes", "0.40", "1", "30", "", ""]
+    small = ["small", "attention", "yes", "0.50 (0.000)", "2", "12"]
+    assert cells_of(readme.read_text())[1:] == [
+        [*v4, "0.25 (0.005)", "0.34 (0.016)"],
+        [*small, "1.60", "0.100", "", ""],
+    ]
+    assert said in text and said in readme.read_text()
     # Below the panel of epochs comes one of minutes.
     assert picture_of(out).height > 1.8 * by_epoch.height
 

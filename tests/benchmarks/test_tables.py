@@ -19,6 +19,7 @@ import sharing
 import speed
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("mnist", "alone-cpu", "alone-gpu", "differences", "recipes")
 
 
 def shown(readme, name):
@@ -59,7 +60,7 @@ def test_tables_are_those_of_the_measured_figures(name, script):
 )
 def test_tables_are_those_of_the_committed_logs(tmp_path, script, name):
     out = tmp_path / "result"
-    for folder in ("mnist", "alone", "differences", "recipes"):
+    for folder in FOLDERS:
         shutil.copytree(ROOT / "result" / folder, out / folder)
     assert script.main(["--report", "--out", str(out)]) == 0
     made = (out / "README.md").read_text(encoding="utf-8")
@@ -76,7 +77,7 @@ def test_table_of_robustness_is_that_of_the_committed_logs(tmp_path):
 
 def test_short_table_of_the_main_readme_is_that_of_the_logs(tmp_path):
     readme, out = tmp_path / "README.md", tmp_path / "result"
-    for name in ("mnist", "alone"):
+    for name in FOLDERS[:3]:
         shutil.copytree(ROOT / "result" / name, out / name)
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
     assert mnist.main(["--report", "--out", str(out)]) == 0

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import real_data, write_bars
+from model_files import members_of, write_members
 from PIL import Image
 from running import command, contents, lengths_of, message_of, run
 
@@ -164,9 +165,39 @@ def test_models_of_others_are_refused(tmp_path, trained, data, kind):
     assert contents(tmp_path / "run") == {} and not (tmp_path / "out").exists()
 
 
+def test_model_of_an_older_version_is_tested_like_a_new_one(
+    tmp_path, trained, data
+):
+    """Its layers had another module, its record fewer entries."""
+    members = members_of(trained.model_path())
+    new = b"capsnet.models.fastconv"
+    assert members["config.json"].count(new)
+    members["config.json"] = members["config.json"].replace(new, b"fastconv")
+    record = json.loads(members["run.json"])
+    for name in ("border", "labels", "data_sha256", "ema", "batch_size"):
+        del record[name]
+    for name in ("augment", "routing", "lr_schedule", "explore", "picture"):
+        del record["flags"][name]
+    record["flags"] |= {"lr_min": 0.0, "ema": 0.0, "batch_size": 100}
+    members["run.json"] = json.dumps(record)
+    write_members(tmp_path / "old.keras", members)
+    figures = [
+        command(tmp_path / name, "-t", "-w", path, "--dataset", data).figures()
+        for name, path in (
+            ("old", tmp_path / "old.keras"),
+            ("new", trained.model_path()),
+        )
+    ]
+    assert figures[0].pop("weights") != figures[1].pop("weights")
+    assert figures[0] == figures[1] and figures[0]["mistakes"] > 0
+
+
 @pytest.mark.slow
-def test_model_of_an_older_version_makes_the_errors_of_the_readme(tmp_path):
-    model = Path(__file__).parents[2] / "result" / "mnist" / "v4.keras"
+@pytest.mark.parametrize(("name", "mistakes"), [("v4", 39), ("small", 34)])
+def test_committed_models_make_the_errors_of_the_readme(
+    tmp_path, name, mistakes
+):
+    model = Path(__file__).parents[2] / "result" / "mnist" / f"{name}.keras"
     argv = "-t", "-w", model, "--dataset", real_data("mnist")
     figures = command(tmp_path, *argv).figures()
-    assert (figures["mistakes"], figures["pictures"]) == (43, 10_000)
+    assert (figures["mistakes"], figures["pictures"]) == (mistakes, 10_000)
