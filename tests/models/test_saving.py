@@ -69,9 +69,12 @@ def test_saved_model_comes_back_with_its_record(tmp_path, network):
 
 
 def test_committed_models_name_no_folder_of_a_machine():
-    for name in ("v4", "small"):
+    for name, weights in (("v4", 8_215_568), ("small", 1_573_168)):
         path = ROOT / "result" / "mnist" / f"{name}.keras"
-        _, record = load_model(str(path))
+        model, record = load_model(str(path))
+        trained = model.trainable_weights
+        assert sum(map(keras.ops.size, trained)) == weights
+        assert record["parameters"] == weights
         assert record["flags"]["dataset"] == "mnist"
         assert record["flags"]["save_dir"].startswith("result/mnist/")
 
