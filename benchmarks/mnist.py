@@ -69,10 +69,10 @@ OTHERS = {
     "small": ("", ""),
 }
 HEADER = (
-    "row|routing|reconstruction|test error, %|standard deviation|runs, n|best|"
+    "row|routing|reconstruction|test error, %|standard deviation|runs, n|least|"
     "epochs|minutes, CPU|minutes, GPU|trained on|paper|CapsNet-Keras"
 ).split("|")
-SHORT = [*HEADER[:4], HEADER[5], *HEADER[7:10], *HEADER[-2:]]
+SHORT = [*HEADER[:4], HEADER[5], *HEADER[7:]]
 COLOURS = dict(zip([*OTHERS, "v4-best"], "k C0 C1 C2 C3 C4 C5".split()))
 # In `--out`: the runs of a few epochs with nothing else running.
 ALONE = "alone-*"
@@ -97,27 +97,38 @@ def errors_of(line):
     return [run.record["test_error"] for run in line]
 
 
-def machines_of(line):
-    machines = [processes.machine(run.record["environment"]) for run in line]
-    return "; ".join(dict.fromkeys(machines))
+def has_gpu(run):
+    return bool(run.record["environment"].get("accelerator"))
 
 
-def alone_runs(out, gpu):
-    """The runs that had a machine for themselves, one with a GPU or without."""
-    return [
-        run
-        for folder in sorted(out.glob(ALONE))
-        for run in runner.read_runs(STUDY, folder)
-        if run.record
-        if bool(run.record["environment"].get("accelerator")) == gpu
+def device_of(line):
+    return ", ".join(sorted({"GPU" if has_gpu(run) else "CPU" for run in line}))
+
+
+def alone_runs(out):
+    """The runs that had a machine for themselves."""
+    folders = sorted(out.glob(ALONE))
+    runs = sum((runner.read_runs(STUDY, folder) for folder in folders), [])
+    return [run for run in runs if run.record]
+
+
+def machines_line(lines, out):
+    """What the columns mean by a CPU and a GPU."""
+    machines = {}
+    for run in sum(lines, alone_runs(out)):
+        name = processes.machine(run.record["environment"])
+        machines.setdefault(device_of([run]), {})[name] = None
+    named = [
+        f"{each}: {'; '.join(machines[each])}." for each in sorted(machines)
     ]
+    return " ".join([*named, "Minutes are those with nothing else running."])
 
 
 def epoch_minutes(line, out, gpu=False):
     """What an epoch takes with nothing else running, or None."""
-    alone = [r for r in alone_runs(out, gpu) if r.row == line[0].row]
-    seconds = sum((run.record["seconds_per_epoch"] for run in alone), [])
-    return statistics.median(seconds) / 60 if seconds else None
+    alone = [run for run in alone_runs(out) if run.row == line[0].row]
+    times = [r.record["seconds_per_epoch"] for r in alone if has_gpu(r) == gpu]
+    return statistics.median(sum(times, [])) / 60 if times else None
 
 
 def minutes_of(line, out):
@@ -125,12 +136,6 @@ def minutes_of(line, out):
     minutes = [epoch_minutes(line, out, gpu) for gpu in (False, True)]
     epochs = flags_of(line)["epochs"]
     return [processes.digits(each and epochs * each) for each in minutes]
-
-
-def minutes_line(out):
-    """A line that names the machines of the minutes, if there are any."""
-    named = machines_of(alone_runs(out, False) + alone_runs(out, True))
-    return [f"Minutes, with nothing else running: {named}."] if named else []
 
 
 def capsules_of(line):
@@ -159,17 +164,23 @@ def table(lines, out):
             f"{min(errors):.2f}",
             flags_of(line)["epochs"],
             *minutes_of(line, out),
-            machines_of(line),
+            device_of(line),
         ]
         rows.append([name, *capsules_of(line), *figures, *others])
     return processes.table(HEADER, rows)
 
 
+def words_of(run):
+    """The flags of a finished run, but for its seed."""
+    epochs = str(run.record["flags"]["epochs"])
+    return [*ROWS[run.row], *run.further_flags(), "--epochs", epochs]
+
+
 def command_of(run):
     """The command line of a finished run."""
     flags, backend = run.record["flags"], run.record["environment"]["backend"]
-    words = ["python", "capsulenet.py", *ROWS[run.row], *run.further_flags()]
-    words += ["--epochs", str(flags["epochs"]), "--seed", str(flags["seed"])]
+    words = ["python", "capsulenet.py", *words_of(run)]
+    words += ["--seed", str(flags["seed"])]
     chosen = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
     return chosen + shlex.join(words)
 
@@ -202,17 +213,6 @@ def longest(lines):
     return max(lines, key=lambda line: (len(line), flags_of(line)["epochs"]))
 
 
-def settings_of(chosen):
-    """Which versions have which flags beside their own, as text."""
-    versions = {}
-    for version, line in chosen.items():
-        words = ["--recipe", line[0].row.partition("-")[2]]
-        words += line[0].further_flags()
-        words += ["--epochs", str(flags_of(line)["epochs"])]
-        versions.setdefault(shlex.join(words), []).append(version)
-    return [f"{', '.join(v)}: `{flags}`" for flags, v in versions.items()]
-
-
 def short_table(lines, out):
     """v1 to v4 and small, and a line with the rest; None without runs.
 
@@ -234,22 +234,21 @@ def short_table(lines, out):
         for rows in recipes.values()
     ]
     chosen = max(candidates, key=lambda c: (len(c), sum(map(len, c.values()))))
-    texts = settings_of(chosen)
     if small:
         chosen = {**chosen, "small": longest(small)}
-        texts.append(f"small: `{shlex.join(STUDY.rows['small'])}`")
-    rows = []
+    rows, texts = [], []
     for version, line in chosen.items():
         errors = errors_of(line)
         error = f"{statistics.mean(errors):.2f}"
         if len(errors) > 1:
             error += f" ({statistics.stdev(errors):.3f})"
         columns = [error, len(errors), flags_of(line)["epochs"]]
-        columns += [*minutes_of(line, out), *OTHERS[version]]
+        columns += [*minutes_of(line, out), device_of(line), *OTHERS[version]]
         rows.append([version, *capsules_of(line), *columns])
-    texts.append(f"trained on {machines_of(sum(chosen.values(), []))}.")
-    paragraphs = [processes.table(SHORT, rows), "; ".join(texts)]
-    return "\n\n".join([*paragraphs, *minutes_line(out)])
+        flags = shlex.join(words_of(line[0]))
+        texts.append(f"{version}: `{flags}`")
+    paragraphs = [processes.table(SHORT, rows), "; ".join(texts) + "."]
+    return "\n\n".join([*paragraphs, machines_line(chosen.values(), out)])
 
 
 def plot(axis, lines, steps):
@@ -329,7 +328,7 @@ def draw(lines, out, path):
 def report(runs, out):
     """Writes the tables and `mnist.png`."""
     lines = runner.lines_of(runs)
-    parts = [table(lines, out), *minutes_line(out), *unfinished(runs)]
+    parts = [table(lines, out), machines_line(lines, out), *unfinished(runs)]
     parts.append(commands(lines))
     processes.insert(out / "README.md", "mnist", "\n\n".join(parts), add=True)
     if lines:

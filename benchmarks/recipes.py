@@ -91,7 +91,7 @@ def row_of(line):
         line[0].row,
         f"`{change}`" if change else "",
         line[0].record["flags"]["epochs"],
-        f"{error:.2f}",
+        f"{error:.3f}",
         f"{loss:.5f}",
         f"{accuracy:.2f}",
         len(line),

@@ -32,9 +32,11 @@ def replace_test(save_dir, counts):
     """Writes `test.json`, and removes the pictures of an earlier test.
 
     None of it must pass for the new one's. Those of `--digit` and `--explore`
-    stay if the files in `counts["weights"]` begin with the same model.
+    stay if the files in `counts["weights"]` begin with the same model. The
+    page of `--explore` also stays where nothing was tested before.
     """
     path = os.path.join(save_dir, TEST_FILES[0])
+    is_first = not os.path.exists(path)
     try:
         with open(path, encoding="utf-8") as file:
             tested = json.load(file)["weights"][0]
@@ -42,9 +44,10 @@ def replace_test(save_dir, counts):
         is_newer = os.path.getmtime(path) >= os.path.getmtime(tested)
     except (OSError, ValueError, LookupError, TypeError):
         is_same = is_newer = False  # No test, or it does not tell of what.
-    drawn = [] if is_same and is_newer else ["manipulate-*.png", EXPLORED]
+    drawn = [] if is_same and is_newer else ["manipulate-*.png"]
+    pages = [EXPLORED] if drawn and not is_first else []
     write_json(path, counts)
-    remove(save_dir, (*TEST_FILES[1:], AFFINE, *drawn))
+    remove(save_dir, (*TEST_FILES[1:], AFFINE, *drawn, *pages))
 
 
 def manipulation_path(save_dir, class_names, class_number):

@@ -44,9 +44,7 @@ def schedule(
             warmup_steps=warm,
         )
     decay = lr, lr_decay_steps or steps, lr_decay, not lr_decay_steps
-    if warm:
-        return WarmDecay(*decay, warmup_steps=warm)
-    return keras.optimizers.schedules.ExponentialDecay(*decay)
+    return Decay(*decay, warmup_steps=warm)
 
 
 def warmup_steps(warmup, steps):
@@ -54,7 +52,7 @@ def warmup_steps(warmup, steps):
     return int(warmup * steps)
 
 
-class WarmDecay(keras.optimizers.schedules.ExponentialDecay):
+class Decay(keras.optimizers.schedules.ExponentialDecay):
     """An `ExponentialDecay` whose first steps are smaller.
 
     Args:
@@ -62,13 +60,17 @@ class WarmDecay(keras.optimizers.schedules.ExponentialDecay):
             of its rate.
     """
 
-    def __init__(self, *args, warmup_steps, **kwargs):
+    def __init__(self, *args, warmup_steps=0, **kwargs):
         super().__init__(*args, **kwargs)
         self.warmup_steps = warmup_steps
 
     def __call__(self, step):
-        part = (ops.cast(step, "float32") + 1) / (self.warmup_steps + 1)
-        return super().__call__(step) * ops.minimum(part, 1.0)
+        step = ops.cast(step, "float32")
+        part = (step + 1) / (self.warmup_steps + 1)
+        # On a GPU 600 / 600 may be just under 1. With half a step more the
+        # first step of an epoch has the rate of that epoch everywhere.
+        rate = super().__call__(step + 0.5 if self.staircase else step)
+        return rate * ops.minimum(part, 1.0)
 
     def get_config(self):
         return {**super().get_config(), "warmup_steps": self.warmup_steps}

@@ -50,7 +50,7 @@ def test_the_table_says_what_was_held_out(tmp_path):
     held_out = {"val_capsnet_accuracy": 0.99, "val_loss": 0.02}
     write_run(folder, record, capsnet_accuracy=0.8, **held_out)
     rate, alone = cells_of(report_of(recipes.STUDY, tmp_path), "small")
-    expected = "small-rate|`--lr 0.004`|2|1.00|0.01500|90.00|2"
+    expected = "small-rate|`--lr 0.004`|2|1.000|0.01500|90.00|2"
     assert rate == expected.split("|")
-    expected = "small-no-decoder|`--lam_recon 0`|2|1.00|0.02000|80.00|1"
+    expected = "small-no-decoder|`--lam_recon 0`|2|1.000|0.02000|80.00|1"
     assert alone == expected.split("|")

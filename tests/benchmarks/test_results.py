@@ -19,13 +19,13 @@ def test_mean_and_standard_deviation_of_a_row(tmp_path):
         add(tmp_path, mnist.STUDY, "v4-classic", seed, 2, error)
     add(tmp_path, mnist.STUDY, "v3-paper", 0, 1, 0.5)
     text = report_of(mnist.STUDY, tmp_path)
-    machine = "Some CPU, 2 cores, tensorflow"
     expected = "v4-classic|3|yes|0.340|0.036|3|0.30|2||".split("|")
-    expected += [machine, "0.25 (0.005)", "0.34 (0.016)"]
+    expected += ["CPU", "0.25 (0.005)", "0.34 (0.016)"]
     once = "v3-paper|3|no|0.50||1|0.50|1||".split("|")
-    once += [machine, "0.35 (0.036)", "0.40 (0.016)"]
+    once += ["CPU", "0.35 (0.036)", "0.40 (0.016)"]
     # Rows without runs are not shown.
     assert cells_of(text)[1:] == [expected, once]
+    assert "\n\nCPU: Some CPU, 2 cores, tensorflow. Minutes are " in text
     command = "-r 3 --recipe classic --epochs 2 --seed SEED`"
     assert f"`python capsulenet.py {command}" in text
     assert "[2](mnist/v4-classic-2/log.csv)" in text
@@ -47,28 +47,24 @@ def test_other_epochs_flags_and_backends_are_told_apart(tmp_path):
     add(tmp_path, mnist.STUDY, "v4-classic", 1, 3, 0.3)
     name = "v4-classic-0-0123abcd"
     add(tmp_path, mnist.STUDY, "v4-classic", 0, 2, 0.2, *decay, name=name)
-    add(tmp_path, mnist.STUDY, "v4-classic", 2, 3, 0.5, backend="jax")
+    gpu = {"backend": "jax", "accelerator": "Some GPU"}
+    add(tmp_path, mnist.STUDY, "v4-classic", 2, 3, 0.5, **gpu)
     # As an older record may say.
     record = record_of(mnist.STUDY, "v4-classic", 3, 2, 0.6)
     record["flags"] |= {"no_longer_a_flag": 1, "batch_size": 100}
     write_run(tmp_path / "mnist" / "v4-classic-3", record)
     text = report_of(mnist.STUDY, tmp_path)
     flags = "--image_size 20 20 --lr_decay 0.8"
-    machines = "Some CPU, 2 cores, tensorflow"
     lines = {
         (c[0], c[3], c[5], c[7], c[10]) for c in cells_of(text, "v4-classic")
     }
     assert lines == {
-        ("v4-classic", "0.500", "2", "2", machines),
-        (
-            "v4-classic",
-            "0.400",
-            "2",
-            "3",
-            f"{machines}; Some CPU, 2 cores, jax",
-        ),
-        (f"v4-classic {flags}", "0.20", "1", "2", machines),
+        ("v4-classic", "0.500", "2", "2", "CPU"),
+        ("v4-classic", "0.400", "2", "3", "CPU, GPU"),
+        (f"v4-classic {flags}", "0.20", "1", "2", "CPU"),
     }
+    machine = "Some CPU, 2 cores"
+    assert f"CPU: {machine}, tensorflow. GPU: Some GPU, {machine}, jax." in text
     assert f"--recipe classic {flags} --epochs 2 --seed SEED`" in text
     assert "`KERAS_BACKEND=jax python capsulenet.py -r 3" in text
 
@@ -110,14 +106,17 @@ def test_short_table_has_one_recipe_that_no_error_chooses(tmp_path, seeds):
     errors = (
         ["0.50", "0.40"] if seeds == 1 else ["0.55 (0.071)", "0.45 (0.071)"]
     )
-    v1 = ["v1", "1", "no", errors[0], str(seeds), "2", "", ""]
-    v4 = ["v4", "3", "yes", errors[1], str(seeds), "2", "", ""]
+    v1 = ["v1", "1", "no", errors[0], str(seeds), "2", "", "", "CPU"]
+    v4 = ["v4", "3", "yes", errors[1], str(seeds), "2", "", "", "CPU"]
     assert cells_of(text)[1:] == [
         [*v1, "0.34 (0.032)", "0.39 (0.024)"],
         [*v4, "0.25 (0.005)", "0.34 (0.016)"],
     ]
-    said = "v1, v4: `--recipe classic --epochs 2`; trained on "
-    assert f"{said}Some CPU, 2 cores, tensorflow." in text
+    assert (
+        "v1: `-r 1 --lam_recon 0 --recipe classic --epochs 2`; "
+        "v4: `-r 3 --recipe classic --epochs 2`.\n\n"
+        "CPU: Some CPU, 2 cores, tensorflow. "
+    ) in text
     assert text.startswith("# A\n\n<!-- results -->") and text.endswith("end\n")
     readme.write_text("# A\n")
     report_of(mnist.STUDY, out)
@@ -131,9 +130,9 @@ def test_short_table_says_where_settings_differ(tmp_path):
     add(out, mnist.STUDY, "v4-classic", 0, 7, 0.4, backend="jax")
     report_of(mnist.STUDY, out)
     assert (
-        "v1: `--recipe classic --lr_decay 0.8 --epochs 2`; "
-        "v4: `--recipe classic --epochs 7`; trained on "
-        "Some CPU, 2 cores, tensorflow; Some CPU, 2 cores, jax."
+        "v1: `-r 1 --lam_recon 0 --recipe classic --lr_decay 0.8 --epochs 2`; "
+        "v4: `-r 3 --recipe classic --epochs 7`.\n\nCPU: "
+        "Some CPU, 2 cores, tensorflow; Some CPU, 2 cores, jax. "
     ) in readme.read_text()
 
 
@@ -161,13 +160,13 @@ def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
     lines = {(c[7], c[8], c[9]) for c in cells_of(text, "small")}
     expected = {("9", "1.20", "0.0750"), ("12", "1.60", "0.100")}
     assert lines == {*expected, ("20", "2.67", "0.167")}
-    machines = "Some CPU, 2 cores, tensorflow; Some GPU, Some CPU, 2 cores, jax"
-    said = f"Minutes, with nothing else running: {machines}."
-    v4 = ["v4", "3", "yes", "0.40", "1", "30", "", ""]
+    cpu = "Some CPU, 2 cores"
+    said = f"CPU: {cpu}, tensorflow. GPU: Some GPU, {cpu}, jax. Minutes are "
+    v4 = ["v4", "3", "yes", "0.40", "1", "30", "", "", "CPU"]
     small = ["small", "attention", "yes", "0.50 (0.000)", "2", "12"]
     assert cells_of(readme.read_text())[1:] == [
         [*v4, "0.25 (0.005)", "0.34 (0.016)"],
-        [*small, "1.60", "0.100", "", ""],
+        [*small, "1.60", "0.100", "CPU", "", ""],
     ]
     assert said in text and said in readme.read_text()
     # Below the panel of epochs comes one of minutes.

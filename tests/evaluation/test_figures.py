@@ -204,7 +204,8 @@ def tested(tmp_path):
     """A folder with a test of `model.keras`, and a picture of --digit."""
     model = tmp_path / "model.keras"
     model.write_bytes(b"")
-    for name in (*TEST_FILES, "manipulate-1.png", "mine.png"):
+    pages = "manipulate-1.png", "explore.html", "mine.png"
+    for name in (*TEST_FILES, *pages):
         (tmp_path / name).write_bytes(b"")
     write_json(tmp_path / "test.json", {"weights": [str(model)]})
     return tmp_path
@@ -213,11 +214,12 @@ def tested(tmp_path):
 @pytest.mark.parametrize(
     "spoil, kept",
     (
-        (lambda folder: None, ["manipulate-1.png"]),
+        (lambda folder: None, ["explore.html", "manipulate-1.png"]),
         # It was trained anew, or nobody knows which model was tested.
         (lambda folder: os.utime(folder / "model.keras", (2e9, 2e9)), []),
         (lambda folder: (folder / "test.json").write_text("[]"), []),
-        (lambda folder: (folder / "test.json").unlink(), []),
+        # A page needs no test.
+        (lambda folder: (folder / "test.json").unlink(), ["explore.html"]),
     ),
 )
 def test_only_pictures_of_the_same_model_outlive_a_test(tested, spoil, kept):

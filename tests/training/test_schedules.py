@@ -69,6 +69,17 @@ def test_rate_without_warm_up_is_that_of_keras_to_the_last_bit(steps):
         assert float(rate(step)) == float(other(step))
 
 
+@pytest.mark.parametrize("warmup", (0, 0.5))
+def test_an_epoch_begins_with_its_rate_also_where_division_is_rough(warmup):
+    """On a GPU 600 / 600 may be just under 1."""
+    rate = schedule(50, 600, 0.001, "step", 0.9, warmup=warmup)
+    for epoch in range(1, 50):
+        found = float(rate(600 * epoch * (1 - 2**-22)))
+        assert found == pytest.approx(0.001 * 0.9**epoch, rel=1e-5)
+        found = float(rate(600 * epoch - 1))
+        assert found == pytest.approx(0.001 * 0.9 ** (epoch - 1), rel=1e-5)
+
+
 @pytest.mark.parametrize("arguments, expected", CASES[2:6:3])
 def test_optimizer_follows_the_rate_from_its_first_step(arguments, expected):
     """With the gradient 1, Adam moves a weight by the rate."""
