@@ -25,10 +25,10 @@ where that has a place for it, between `<!-- results -->` and
 `<!-- /results -->`.
 
 Minutes are epochs times the median seconds of an epoch that a row takes with
-nothing else running, measured once for each machine by
+nothing else running, measured on a CPU, and on a GPU for `alone-gpu`, by
 
     python benchmarks/mnist.py --rows v4-classic small --epochs 3 \
-        --out result/alone-MACHINE
+        --out result/alone-cpu
 """
 
 import re

@@ -11,6 +11,7 @@ from capsnet.files import (
     AFFINE,
     BATCH,
     EXPLORED,
+    MODEL,
     TEST_FILES,
     remove,
     whole_file,
@@ -32,10 +33,12 @@ def replace_test(save_dir, counts):
     """Writes `test.json`, and removes the pictures of an earlier test.
 
     None of it must pass for the new one's. Those of `--digit` and `--explore`
-    stay if the files in `counts["weights"]` begin with the same model. The
-    page of `--explore` also stays where nothing was tested before.
+    stay if the files in `counts["weights"]` begin with the same model, and at
+    the first test of the folder's own one: its training left none of others.
     """
     path = os.path.join(save_dir, TEST_FILES[0])
+    own = os.path.realpath(os.path.join(save_dir, MODEL))
+    is_own = own in map(os.path.realpath, counts["weights"][:1])
     is_first = not os.path.exists(path)
     try:
         with open(path, encoding="utf-8") as file:
@@ -44,10 +47,10 @@ def replace_test(save_dir, counts):
         is_newer = os.path.getmtime(path) >= os.path.getmtime(tested)
     except (OSError, ValueError, LookupError, TypeError):
         is_same = is_newer = False  # No test, or it does not tell of what.
-    drawn = [] if is_same and is_newer else ["manipulate-*.png"]
-    pages = [EXPLORED] if drawn and not is_first else []
+    stays = (is_same and is_newer) or (is_first and is_own)
+    drawn = [] if stays else ["manipulate-*.png", EXPLORED]
     write_json(path, counts)
-    remove(save_dir, (*TEST_FILES[1:], AFFINE, *drawn, *pages))
+    remove(save_dir, (*TEST_FILES[1:], AFFINE, *drawn))
 
 
 def manipulation_path(save_dir, class_names, class_number):

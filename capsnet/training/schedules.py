@@ -53,14 +53,14 @@ def warmup_steps(warmup, steps):
 
 
 class Decay(keras.optimizers.schedules.ExponentialDecay):
-    """An `ExponentialDecay` whose first steps are smaller.
+    """An `ExponentialDecay` whose first steps, if any, are smaller.
 
     Args:
         warmup_steps: Integer, step s of them has (s + 1) / (warmup_steps + 1)
             of its rate.
     """
 
-    def __init__(self, *args, warmup_steps=0, **kwargs):
+    def __init__(self, *args, warmup_steps, **kwargs):
         super().__init__(*args, **kwargs)
         self.warmup_steps = warmup_steps
 

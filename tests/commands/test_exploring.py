@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -43,6 +44,14 @@ def test_page_of_another_model_does_not_stay(tmp_path, trained, plain):
     command(tmp_path, "--explore", "-w", trained.model_path())
     assert command(tmp_path, "-t", "-w", plain.model_path()).status == 0
     assert not (tmp_path / "explore.html").exists()
+
+
+def test_page_in_its_models_folder_outlives_the_first_test(tmp_path, trained):
+    model = tmp_path / "trained_model.keras"
+    shutil.copy(trained.model_path(), model)
+    command(tmp_path, "--explore", "-w", model)
+    assert command(tmp_path, "-t", "-w", model).status == 0
+    assert (tmp_path / "explore.html").exists()
 
 
 def test_model_without_a_decoder_is_refused(tmp_path, plain):

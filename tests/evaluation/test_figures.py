@@ -218,8 +218,7 @@ def tested(tmp_path):
         # It was trained anew, or nobody knows which model was tested.
         (lambda folder: os.utime(folder / "model.keras", (2e9, 2e9)), []),
         (lambda folder: (folder / "test.json").write_text("[]"), []),
-        # A page needs no test.
-        (lambda folder: (folder / "test.json").unlink(), ["explore.html"]),
+        (lambda folder: (folder / "test.json").unlink(), []),
     ),
 )
 def test_only_pictures_of_the_same_model_outlive_a_test(tested, spoil, kept):
