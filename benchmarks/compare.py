@@ -165,11 +165,8 @@ def work(args):
         run for run in found if run.record and (run.folder / ANSWERS).exists()
     ]
     report(runs, args.out)
-    rows = {}
-    for line in runner.lines_of(runs):
-        if line[0].row in args.rows:
-            rows.setdefault(line[0].row, []).append(line)
-    chosen = sum(map(mnist.longest, rows.values()), [])
+    wanted = [run for run in runs if run.row in args.rows]
+    chosen = sum(mnist.longest(runner.lines_of(wanted)).values(), [])
     if chosen and not args.report:
         count = draw(chosen, args.dataset, args.out / "common-mistakes.png")
         said = counted(len(chosen), "model")

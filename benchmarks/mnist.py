@@ -112,10 +112,10 @@ def alone_runs(out):
     return [run for run in runs if run.record]
 
 
-def machines_line(lines, out):
-    """What the columns mean by a CPU and a GPU."""
+def machines_line(lines, alone):
+    """What the columns mean by a CPU and a GPU; `alone` from `alone_runs`."""
     machines = {}
-    for run in sum(lines, alone_runs(out)):
+    for run in sum(lines, alone):
         name = processes.machine(run.record["environment"])
         machines.setdefault(device_of([run]), {})[name] = None
     named = [
@@ -124,16 +124,16 @@ def machines_line(lines, out):
     return " ".join([*named, "Minutes are those with nothing else running."])
 
 
-def epoch_minutes(line, out, gpu=False):
+def epoch_minutes(line, alone, gpu=False):
     """What an epoch takes with nothing else running, or None."""
-    alone = [run for run in alone_runs(out) if run.row == line[0].row]
+    alone = [run for run in alone if run.row == line[0].row]
     times = [r.record["seconds_per_epoch"] for r in alone if has_gpu(r) == gpu]
     return statistics.median(sum(times, [])) / 60 if times else None
 
 
-def minutes_of(line, out):
+def minutes_of(line, alone):
     """What all epochs take with nothing else running: the two cells."""
-    minutes = [epoch_minutes(line, out, gpu) for gpu in (False, True)]
+    minutes = [epoch_minutes(line, alone, gpu) for gpu in (False, True)]
     epochs = flags_of(line)["epochs"]
     return [processes.digits(each and epochs * each) for each in minutes]
 
@@ -148,7 +148,7 @@ def capsules_of(line):
     return [rounds, "yes" if flags["lam_recon"] != 0 else "no"]
 
 
-def table(lines, out):
+def table(lines, alone):
     """The table of all rows that have finished runs."""
     rows = []
     for line in lines:
@@ -163,7 +163,7 @@ def table(lines, out):
             n,
             f"{min(errors):.2f}",
             flags_of(line)["epochs"],
-            *minutes_of(line, out),
+            *minutes_of(line, alone),
             device_of(line),
         ]
         rows.append([name, *capsules_of(line), *figures, *others])
@@ -208,47 +208,48 @@ def unfinished(runs):
     return [f"Unfinished: {', '.join(named)}."] if named else []
 
 
+def size_of(line):
+    return len(line), flags_of(line)["epochs"]
+
+
 def longest(lines):
-    """The line of most runs, then of most epochs: no error chooses it."""
-    return max(lines, key=lambda line: (len(line), flags_of(line)["epochs"]))
+    """By the row, its line of most runs, then of most epochs."""
+    rows = {}
+    for line in lines:
+        rows.setdefault(line[0].row, []).append(line)
+    return {row: max(several, key=size_of) for row, several in rows.items()}
 
 
-def short_table(lines, out):
+def short_table(lines, alone):
     """v1 to v4 and small, and a line with the rest; None without runs.
 
     v1 to v4 are of one recipe: the one that has most of these rows, then most
-    runs. Of each row it is the `longest` line.
+    runs. Of each row it is the `longest` line. No error chooses.
     """
-    recipes, small = {}, []
-    for line in lines:
-        version, _, recipe = line[0].row.partition("-")
-        if recipe and "--dataset" not in line[0].further_flags():
-            rows = recipes.setdefault(recipe, {})
-            rows.setdefault(version, []).append(line)
-        elif label(line) == "small":
-            small.append(line)
+    usual = [x for x in lines if "--dataset" not in x[0].further_flags()]
+    recipes = {}
+    for row, line in longest(usual).items():
+        version, _, recipe = row.partition("-")
+        if recipe:
+            recipes.setdefault(recipe, {})[version] = line
     if not recipes:
         return None
-    candidates = [
-        {version: longest(several) for version, several in rows.items()}
-        for rows in recipes.values()
-    ]
-    chosen = max(candidates, key=lambda c: (len(c), sum(map(len, c.values()))))
-    if small:
-        chosen = {**chosen, "small": longest(small)}
+    chosen = max(
+        recipes.values(), key=lambda c: (len(c), len(sum(c.values(), [])))
+    )
+    chosen |= longest(line for line in lines if label(line) == "small")
     rows, texts = [], []
     for version, line in chosen.items():
         errors = errors_of(line)
         error = f"{statistics.mean(errors):.2f}"
         if len(errors) > 1:
             error += f" ({statistics.stdev(errors):.3f})"
-        columns = [error, len(errors), flags_of(line)["epochs"]]
-        columns += [*minutes_of(line, out), device_of(line), *OTHERS[version]]
-        rows.append([version, *capsules_of(line), *columns])
-        flags = shlex.join(words_of(line[0]))
-        texts.append(f"{version}: `{flags}`")
+        cells = [error, len(errors), flags_of(line)["epochs"]]
+        cells += [*minutes_of(line, alone), device_of(line), *OTHERS[version]]
+        rows.append([version, *capsules_of(line), *cells])
+        texts.append(f"{version}: `{shlex.join(words_of(line[0]))}`")
     paragraphs = [processes.table(SHORT, rows), "; ".join(texts) + "."]
-    return "\n\n".join([*paragraphs, machines_line(chosen.values(), out)])
+    return "\n\n".join([*paragraphs, machines_line(chosen.values(), alone)])
 
 
 def plot(axis, lines, steps):
@@ -287,7 +288,7 @@ def plot(axis, lines, steps):
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
 
 
-def draw(lines, out, path):
+def draw(lines, alone, path):
     """`mnist.png`: test error by epoch, and by minutes where they are known."""
     # Here, so that flags are answered at once.
     import matplotlib
@@ -296,7 +297,7 @@ def draw(lines, out, path):
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    minutes = [epoch_minutes(line, out) for line in lines]
+    minutes = [epoch_minutes(line, alone) for line in lines]
     panels = 2 if any(minutes) else 1
     size = {"figsize": (9, 5 * panels), "dpi": 120}
     figure, axes = plt.subplots(panels, squeeze=False, **size)
@@ -327,14 +328,14 @@ def draw(lines, out, path):
 
 def report(runs, out):
     """Writes the tables and `mnist.png`."""
-    lines = runner.lines_of(runs)
-    parts = [table(lines, out), machines_line(lines, out), *unfinished(runs)]
-    parts.append(commands(lines))
+    lines, alone = runner.lines_of(runs), alone_runs(out)
+    parts = [table(lines, alone), machines_line(lines, alone)]
+    parts += [*unfinished(runs), commands(lines)]
     processes.insert(out / "README.md", "mnist", "\n\n".join(parts), add=True)
     if lines:
         with whole_file(out / "mnist.png") as temporary:
-            draw(lines, out, temporary)
-    if short := short_table(lines, out):
+            draw(lines, alone, temporary)
+    if short := short_table(lines, alone):
         processes.insert(out.parent / "README.md", "results", short)
 
 
