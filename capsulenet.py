@@ -39,7 +39,7 @@ import utils
 from capsnet.cli import commands
 from capsnet.data.augment import Shift
 from capsnet.data.batches import pipeline
-from capsnet.devices import alone
+from capsnet.devices import alone, create_variables
 from capsnet.evaluation import answers, figures, prediction
 from capsnet.files import whole_file
 from capsnet.fonts import drawable_names
@@ -193,10 +193,9 @@ def compile_model(
     if "decoder" in train_model.output:
         loss["decoder"], weights["decoder"] = "mse", lam_recon
         accuracy = "accuracy"  # Keras adds the output's name, if several.
+    averaged = {"use_ema": ema > 0, "ema_momentum": ema or 0.99}
     train_model.compile(
-        keras.optimizers.Adam(
-            learning_rate, use_ema=ema > 0, ema_momentum=ema or 0.99
-        ),
+        keras.optimizers.Adam(learning_rate, **averaged),
         loss=loss,
         loss_weights=weights,
         # Weighted, so that what fills up a batch counts nothing.
@@ -204,6 +203,7 @@ def compile_model(
         jit_compile=jit_compile,
         steps_per_execution=steps_per_execution,
     )
+    create_variables(train_model)
 
 
 def train(

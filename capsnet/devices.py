@@ -92,6 +92,24 @@ def make_deterministic():
         tf.config.experimental.enable_op_determinism()
 
 
+def create_variables(model):
+    """Creates what the first step of a compiled model would: moments, metrics.
+
+    TensorFlow traces a step twice that creates variables, for seconds each
+    time. With a strategy, and on the other backends, Keras does this itself.
+    """
+    tf = tensorflow()
+    if tf is None or tf.distribute.has_strategy():
+        return
+    model.optimizer.build(model.trainable_variables)
+    blank = keras.tree.map_structure(
+        lambda output: tf.zeros((1, *output.shape[1:])), model.output
+    )
+    model.compute_loss(y=blank, y_pred=blank)
+    model.compute_metrics(None, blank, blank)
+    model.reset_metrics()
+
+
 def keep_freed_memory():
     """Lets one step compute in the memory that the step before has freed.
 

@@ -8,6 +8,7 @@ from conftest import bars
 import capsulenet
 from capsnet.data.batches import ShiftedBatches, balanced_weights
 from capsnet.models.inference import predict
+from capsnet.models.networks import Efficient
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,28 @@ def test_small_sizes_train(shape, n_class):
     # The third step may be too long: Adam's are, at the start.
     assert np.isfinite(losses).all() and min(losses[1:]) < losses[0]
     assert train_model.output["decoder"].shape[1:] == shape
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow traces"
+)
+@pytest.mark.parametrize("network", [capsulenet.CapsNet, Efficient])
+@pytest.mark.parametrize("decoder", [True, False])
+def test_a_training_step_is_traced_once(monkeypatch, network, decoder):
+    """What the step would create is there before; else it is traced again."""
+    x, y = bars(4, (17, 17, 1))
+    train_model, _, _ = network((17, 17, 1), 3, decoder=decoder)
+    capsulenet.compile_model(train_model, 0.001, 0.4, ema=0.9)
+    # The metrics count from here.
+    counts = [v.numpy() for m in train_model.metrics for v in m.variables]
+    assert len(counts) > 3 and not np.any(counts)
+    traced, step = [], train_model.train_step
+    monkeypatch.setattr(
+        train_model, "train_step", lambda data: traced.append(1) or step(data)
+    )
+    batches = ShiftedBatches(x, y, 3, 2, decoder=decoder)
+    train_model.fit(batches, epochs=2, verbose=0)
+    assert len(traced) == 1 and train_model.optimizer.iterations == 4
 
 
 @pytest.mark.parametrize(
