@@ -189,12 +189,10 @@ def commands(lines):
     """The command and the logs of each line of the table."""
     items = []
     for line in lines:
-        logs = ", ".join(
-            f"[{run.seed}](mnist/{run.folder.name}/log.csv)" for run in line
-        )
+        logs = [f"[{r.seed}](mnist/{r.folder.name}/log.csv)" for r in line]
         texts = [re.sub(r"\d+$", "SEED", command_of(run)) for run in line]
         text = ", ".join(f"`{each}`" for each in dict.fromkeys(texts))
-        items.append(f"- {line[0].row}, logs of seed {logs}: {text}")
+        items.append(f"- {line[0].row}, logs of seed {', '.join(logs)}: {text}")
     return "\n".join(items)
 
 
@@ -267,9 +265,8 @@ def plot(axis, lines, steps):
         epochs = flags_of(line)["epochs"]
         logs = [[row["test_error"] for row in run.log[:epochs]] for run in line]
         columns = list(zip(*logs))
-        mean, low, high = (
-            list(map(f, columns)) for f in (statistics.mean, min, max)
-        )
+        functions = statistics.mean, min, max
+        mean, low, high = (list(map(f, columns)) for f in functions)
         style = {
             "color": COLOURS.get(line[0].row, COLOURS[version]),
             "linestyle": "--" if recipe == "paper" else "-",
@@ -282,6 +279,9 @@ def plot(axis, lines, steps):
         axis.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
     if axis.dataLim.y1 > 0:
         axis.set_yscale("log")
+        # A first epoch that learns little would squeeze all that matters.
+        top = min(axis.get_ylim()[1], 15 * axis.dataLim.minposy)
+        axis.set_ylim(top=top)
     axis.set_ylabel("test error, %")
     axis.grid(alpha=0.3)
     # Beside the panel, where no line can run.

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 KILLS = 11
 # So many that no run ends before it is killed.
 EPOCHS = 40
-FAST = ("--batch_size", "10", "--seed", "5", "-r", "1")
+FAST = "--batch_size 10 --seed 5 -r 1 --lam_recon 0".split()
 
 
 def start(folder, *argv, stdout=subprocess.DEVNULL, words=None):
