@@ -71,14 +71,19 @@ def train(folder, data, *argv):
     return command(folder, "--dataset", data, "--batch_size", 20, *argv)
 
 
-def stopped_in_epoch(number, folder, data, *argv):
-    """`train`, stopped between an epoch's row in the log and its checkpoint."""
+def stopped_in_epoch(number, folder, data, *argv, kept=False):
+    """`train`, stopped between an epoch's row in the log and its checkpoint.
+
+    Or, `kept`, right after the checkpoint.
+    """
     keep = callbacks.keep
 
     def stop(folder, model, state):
-        if state["epochs_done"] == number:
+        is_last = state["epochs_done"] == number
+        if kept or not is_last:
+            keep(folder, model, state)
+        if is_last:
             raise KeyboardInterrupt
-        keep(folder, model, state)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks, "keep", stop)

@@ -88,6 +88,13 @@ class Batches(keras.utils.PyDataset):
         count = min(self.batch_size, len(self._drawn[0]) - first)
         return count, math.ceil(count / self.replicas) * self.replicas
 
+    def mean_weights(self, count):
+        """The mean class weight of an epoch's first pictures, and the rest."""
+        if self.class_weight is None:
+            return [1.0, 1.0]
+        weights = self.answers @ np.asarray(self.class_weight)
+        return [weights[:count].mean(), weights[count:].mean()]
+
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)} was asked for.")

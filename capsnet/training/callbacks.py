@@ -89,14 +89,21 @@ class ExactMeans(keras.callbacks.Callback):
 
     def keep(self, prefix, batch, logs):
         """Keeps the means over all batches but the last."""
-        earlier = len(self.batches[prefix]) - 1
+        batches = self.batches[prefix]
+        earlier = len(batches) - 1
         if batch != earlier - 1:
             return
-        count, rows = (earlier * n for n in self.batches[prefix].size(0))
-        last = self.batches[prefix].size(earlier)
-        if count * last[1] != rows * last[0]:
-            for name, mean in logs.items():
-                self.means[prefix + name] = float(mean), count, rows, *last
+        count, rows = (earlier * n for n in batches.size(0))
+        last = batches.size(earlier)
+        if count * last[1] == rows * last[0]:
+            return
+        sizes = count, rows, *last
+        # Keras divides an accuracy by the pictures' weights, a loss by rows.
+        weighted = sizes * np.repeat(batches.mean_weights(count), 2)
+        for name, mean in logs.items():
+            is_weighted = name.endswith("accuracy")
+            each = weighted if is_weighted else sizes
+            self.means[prefix + name] = float(mean), *each
 
     def on_epoch_end(self, epoch, logs=None):
         for name, (
@@ -195,10 +202,10 @@ class Keeper(keras.callbacks.Callback):
         self.state = state
         self.choose = choose
         self.swap = swap
-        self.has_trained = False
 
     def on_epoch_end(self, epoch, logs=None):
-        self.has_trained = True
+        # The model comes before the checkpoint that says it is there: what
+        # is killed between them makes it once more.
         if self.choose:
             # The highest accuracy; of several the one with the lowest loss.
             score = [logs["val_capsnet_accuracy"], -logs["val_loss"]]
@@ -207,6 +214,8 @@ class Keeper(keras.callbacks.Callback):
                 figures = self.figures(epoch + 1, logs["test_error"])
                 self.state["best"] = {"score": score, **figures}
                 self.save(figures)
+        elif epoch + 1 == self.params["epochs"]:
+            self.save(self.figures(epoch + 1, logs["test_error"]))
         self.state["epochs_done"] = epoch + 1
         keep(self.save_dir, self.model, self.state)
 
@@ -226,14 +235,12 @@ class Keeper(keras.callbacks.Callback):
         return self.figures(self.state["epochs_done"], last["test_error"])
 
     def finish(self):
-        """Saves the last epoch's model where it is kept; returns `kept`.
+        """Makes log and model whole; returns `kept`.
 
-        The log is written once more: somebody may have changed it.
+        Somebody may have changed or removed them since they were written.
         """
         write_log(self.save_dir, self.state["log"])
-        path = os.path.join(self.save_dir, MODEL)
-        # A finished run that is resumed has its model already.
-        if not self.choose and (self.has_trained or not os.path.exists(path)):
+        if not os.path.exists(os.path.join(self.save_dir, MODEL)):
             self.save(self.kept())
         return self.kept()
 

@@ -22,6 +22,7 @@ from running import (
 )
 
 from capsnet.files import read_state, state_sha256
+from capsnet.models.saving import load_model
 
 pytestmark = pytest.mark.slow  # Seconds each, minutes in all.
 
@@ -117,6 +118,38 @@ def test_resumed_run_has_its_cosine_and_its_average(tmp_path, data):
     assert contents(folder) == before
     again = command(folder, "--resume")
     assert "The run is finished: 4 of 4 epochs" in again.out.splitlines()
+
+
+@pytest.mark.parametrize("kept", (False, True))
+def test_stopped_at_its_end_a_run_has_its_own_model_not_an_older_one(
+    tmp_path, data, kept
+):
+    flags = "-r", 1, "--lam_recon", 0, "--epochs", 2
+    never = train(tmp_path / "never", data, *flags, "--seed", 7)
+    folder = tmp_path / "often"
+    older = weights_of(train(folder, data, *flags).model())
+    stopped = stopped_in_epoch(2, folder, data, *flags, "--seed", 7, kept=kept)
+    assert message_of(stopped, status=130)
+    again = command(folder, "--resume")
+    assert again.status == 0, again.err
+    assert ("Epoch 2:" in again.out) != kept
+    found = weights_of(again.model())
+    assert same(found, weights_of(never.model())) and not same(found, older)
+    assert again.record()["test_error"] == never.record()["test_error"]
+
+
+def test_run_stopped_at_the_end_of_more_epochs_has_their_model(copy, data):
+    flags = "--resume", "--epochs", 5
+    assert message_of(
+        stopped_in_epoch(5, copy, data, *flags, kept=True), status=130
+    )
+    before = contents(copy)
+    again = command(copy, "--resume")
+    assert again.status == 0, again.err
+    after = contents(copy)
+    model = Path("trained_model.keras")
+    assert after[model] == before[model]
+    assert load_model(copy / model)[1]["epoch"] == 5
 
 
 def test_resuming_a_finished_run_says_that_it_is_finished(copy):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from capsnet.data.batches import ShiftedBatches, balanced_weights
 from capsnet.data.datasets import Dataset
 from capsnet.files import read_state
 from capsnet.training import callbacks
@@ -40,6 +41,9 @@ class Filled:
 
     def size(self, index):
         return ((4, 6), (4, 6), (1, 3))[index]
+
+    def mean_weights(self, count):
+        return [1.0, 1.0]
 
 
 @pytest.fixture
@@ -151,6 +155,7 @@ def test_keeper_keeps_the_best_epoch_where_pictures_choose(
 ):
     keeper = callbacks.Keeper(tmp_path, model, {}, {"flags": {}}, choose)
     keeper.set_model(model)
+    keeper.set_params({"epochs": 6})
     (tmp_path / "test.json").touch()
     scores = ((0.5, 1.0), (0.75, 0.9), (0.75, 0.8), (0.75, 0.8), (0.5, 0.1))
     for epoch, (accuracy, loss) in enumerate(scores):
@@ -179,3 +184,35 @@ def test_figures_of_an_epoch_are_means_over_its_pictures():
     mean = pytest.approx(np.average(values, weights=[4, 4, 1]))
     assert logs["loss"] == mean and -logs["val_loss"] == mean
     assert logs["other"] == 7 and logs["loss"] != pytest.approx(means[-1])
+
+
+@pytest.mark.parametrize("found", (0, 1))
+@pytest.mark.parametrize("replicas", (1, 2))
+def test_balanced_accuracy_is_the_same_on_several_devices(replicas, found):
+    """All pictures are taken for one class, of which there are ten, or one."""
+    x, y = np.zeros((11, 2, 2, 1), "uint8"), np.array([0] * 10 + [1])
+    batches = ShiftedBatches(
+        x,
+        y,
+        2,
+        10,
+        replicas=replicas,
+        class_weight=balanced_weights(y, 2),
+        decoder=False,
+    )
+    image = keras.Input((2, 2, 1))
+    dense = keras.layers.Dense(2, kernel_initializer="zeros")
+    scores = {"capsnet": dense(keras.layers.Flatten()(image))}
+    model = keras.Model(image, scores)
+    dense.bias.assign(np.eye(2)[found])
+    name = "capsnet_accuracy"
+    accuracy = keras.metrics.CategoricalAccuracy(name=name)
+    model.compile(
+        keras.optimizers.SGD(0.0), "mae", weighted_metrics={"capsnet": accuracy}
+    )
+    exact = callbacks.ExactMeans(batches)
+    done = model.fit(batches, shuffle=False, verbose=0, callbacks=[exact])
+    # Of each class as much as of the other: one of two is right.
+    assert done.history[name] == [pytest.approx(0.5)]
+    # Balanced, the absolute error of 0 or 1 is 1/2 for a picture.
+    assert done.history["loss"] == [pytest.approx(0.5)]
