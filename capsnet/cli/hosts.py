@@ -71,8 +71,12 @@ def find(args):
     count, number, local = args.processes, args.process, None
     for names in LAUNCHERS:
         if names[0] in os.environ and count is None:
-            found = [os.environ.get(name) for name in names]
-            count, number, local = (each and int(each) for each in found)
+            count, number, local = map(number_in, names)
+            if count is not None and number is None:
+                raise UserError(
+                    f"{names[0]} says that there are {count} processes, and "
+                    f"{names[1]} not which this is: set both, or none"
+                )
     if args.hosts is None and (args.processes, args.process) != (None, None):
         raise UserError(
             "--processes and --process have no effect without --hosts "
@@ -96,6 +100,16 @@ def find(args):
     return Group(count, number, args.hosts or address(count), local, WAIT)
 
 
+def number_in(variable):
+    """The number in an environment variable, None where it is not set."""
+    text = os.environ.get(variable)
+    if text and not text.isdecimal():
+        raise UserError(
+            f"{variable} expects a whole number, got {text!r}: correct it"
+        )
+    return int(text) if text else None
+
+
 def check_backend(asked):
     """Raises `UserError` where Keras trains in one process only."""
     why = ONE_PROCESS.get(backend())
@@ -107,7 +121,13 @@ def address(count):
     """`"HOST:PORT"` of process 0, from variables that JAX does not read."""
     jobs = os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES")
     if jobs:
-        return jobs.split(",")[0]
+        first = jobs.split(",")[0]
+        if not is_address(first):
+            raise UserError(
+                "KERAS_DISTRIBUTION_JOB_ADDRESSES expects ADDRESS:PORT of "
+                f"process 0 first, got {first!r}: correct it"
+            )
+        return first
     # Open MPI 4 and SLURM, which JAX knows.
     if (
         "OMPI_COMM_WORLD_SIZE" not in os.environ
@@ -159,9 +179,10 @@ def meet(group):
         try:
             socket.create_connection((host, port), timeout=5).close()
             return
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:
+            reason = getattr(error, "strerror", error)  # Two dots, say.
             raise UserError(
-                f"cannot find {host!r} ({error.strerror}); --hosts "
+                f"cannot find {host!r} ({reason}); --hosts "
                 "expects the name or address of process 0's host"
             ) from None
         except OSError as error:
@@ -173,6 +194,12 @@ def meet(group):
                 "firewall closes the port"
             )
         time.sleep(0.2)
+
+
+def is_address(text):
+    """Whether a text is `ADDRESS:PORT`."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
 def split(address):

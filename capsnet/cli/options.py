@@ -7,6 +7,7 @@ at once.
 import argparse
 import re
 
+from capsnet.cli.hosts import is_address
 from capsnet.cli.parser import Parser, number
 from capsnet.limits import CHOICES, INTEGERS, NUMBERS
 from capsnet.messages import shorten
@@ -127,8 +128,7 @@ def lam_recon(text):
 
 def host_and_port(text):
     """`--hosts`: the address of process 0."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not is_address(text):
         raise argparse.ArgumentTypeError(
             f"expected ADDRESS:PORT, got {shorten(repr(text), 40)}"
         )

@@ -87,6 +87,23 @@ def test_open_mpi_5_meets_on_one_host_at_a_port_of_its_own(monkeypatch):
         ("--hosts a:1 --process 0", {}, "--hosts needs --processes N"),
         (f"{BY_HAND[:-1]}2", {}, "from 0 to 1, of --processes 2, got 2"),
         ("", OPEN_MPI, "Open MPI 5 does not tell where process 0 is: add"),
+        (
+            "",
+            {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"},
+            "says that there are 2 processes, and KERAS_DISTRIBUTION_PROCESS_ID"
+            " not which this is",
+        ),
+        (
+            "",
+            KERAS | {"KERAS_DISTRIBUTION_NUM_PROCESSES": "two"},
+            "DISTRIBUTION_NUM_PROCESSES expects a whole number, got 'two'",
+        ),
+        ("", SLURM | {"SLURM_LOCALID": "x"}, "SLURM_LOCALID expects a whole"),
+        (
+            "",
+            KERAS | {"KERAS_DISTRIBUTION_JOB_ADDRESSES": "one,two:1"},
+            "JOB_ADDRESSES expects ADDRESS:PORT of process 0 first, got 'one'",
+        ),
         ("--hosts a", {}, "expected ADDRESS:PORT, got 'a'"),
         ("--hosts :1", {}, "expected ADDRESS:PORT, got ':1'"),
         ("--hosts a:65536", {}, "expected ADDRESS:PORT"),
@@ -165,8 +182,9 @@ def test_process_0_that_does_not_come_is_waited_for_so_long():
         port = free.getsockname()[1]
     with pytest.raises(UserError, match="does not answer at .* for 1 s"):
         hosts.meet(Group(2, 1, f"localhost:{port}", wait=1))
-    with pytest.raises(UserError, match="cannot find 'no-such.invalid'"):
-        hosts.meet(Group(2, 1, "no-such.invalid:1"))
+    for name in ("no-such.invalid", "two..dots"):
+        with pytest.raises(UserError, match=f"cannot find '{name}' .\\w"):
+            hosts.meet(Group(2, 1, f"{name}:1"))
 
 
 @pytest.mark.parametrize(
