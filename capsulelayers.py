@@ -16,7 +16,7 @@ The paper's letters, and the names used here:
 | `s_j`      | `total`    | sum of the votes for j, weighted by c_ij |
 | `v_j`      | `outputs`  | `squash(s_j)`                            |
 
-All layers take any batch size and work with every backend of Keras 3.
+A batch may have any size but 0. Any backend of Keras 3 will do.
 """
 
 import math
@@ -60,8 +60,8 @@ def squash(vectors, axis=-1, kind="paper"):
 class Length(keras.layers.Layer):
     """Length of each capsule: how likely it is that its entity is there.
 
-    Section 3 of the paper. The gradient is a unit vector however short the
-    capsule is, and zero for the zero vector.
+    Section 3 of the paper. The gradient is a unit vector for capsules down to
+    a length of 1e-14, and zero for the zero vector.
 
     Input shape:
         3D tensor with shape `(batch_size, num_capsule, dim_capsule)`.
@@ -97,22 +97,22 @@ class Mask(keras.layers.Layer):
     """
 
     def build(self, input_shape):
-        pair = isinstance(input_shape[0], (list, tuple))
-        capsules, *masks = input_shape if pair else [input_shape]
+        is_pair = isinstance(input_shape[0], (list, tuple))
+        capsules = input_shape[0] if is_pair else input_shape
         if len(capsules) != 3 or None in capsules[1:]:
             raise ValueError(
                 "Expected capsules of shape (batch_size, num_capsule, "
                 f"dim_capsule). Received: input_shape={input_shape}"
             )
-        if any(tuple(mask)[1:] != (capsules[1],) for mask in masks):
-            raise ValueError(
-                f"Expected a mask of shape (batch_size, {capsules[1]}). "
-                f"Received: {masks}"
-            )
 
     def call(self, inputs):
         if isinstance(inputs, (list, tuple)):
             capsules, mask = inputs
+            if (received := tuple(mask.shape))[1:] != (capsules.shape[1],):
+                expected = f"(batch_size, {capsules.shape[1]})"
+                raise ValueError(
+                    f"Expected a mask of shape {expected}. Received: {received}"
+                )
         else:
             capsules, lengths = inputs, lengths_of(inputs)
             mask = ops.one_hot(ops.argmax(lengths, axis=-1), lengths.shape[-1])
@@ -120,8 +120,8 @@ class Mask(keras.layers.Layer):
         return ops.reshape(masked, (-1, math.prod(capsules.shape[1:])))
 
     def compute_output_shape(self, input_shape):
-        pair = isinstance(input_shape[0], (list, tuple))
-        batch, *capsules = input_shape[0] if pair else input_shape
+        is_pair = isinstance(input_shape[0], (list, tuple))
+        batch, *capsules = input_shape[0] if is_pair else input_shape
         return (batch, math.prod(capsules))
 
 
@@ -244,7 +244,7 @@ class PrimaryCap(keras.layers.Layer):
         return (input_shape[0], num_capsule, self.dim_capsule)
 
     def get_config(self):
-        conv = self.conv.get_config()
+        conv = {"kernel_size": None, **self.conv.get_config()}
         names = "kernel_size strides padding method kernel_initializer "
         names += "kernel_regularizer kernel_constraint"
         own = "dim_capsule n_channels scale bias_initializer squash data_format"

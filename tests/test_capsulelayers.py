@@ -129,13 +129,17 @@ def test_mask_keeps_the_labelled_capsules_or_the_longest(mask, kept, length):
         [(2, 3, 4, 5)],
         [(2, 3, 5), (2, 4)],
         [(2, 3, 5), (2,)],
+        [(2, 3, 5), (2, 1)],
         [(2, 3, 5), (2, 3, 1)],
     ],
 )
 def test_mask_refuses_shapes_that_do_not_fit(shapes):
     arrays = [random_normal(*shape) for shape in shapes]
-    with pytest.raises(ValueError, match="Expected .* of shape"):
-        Mask()(arrays if len(arrays) > 1 else arrays[0])
+    layer, used = Mask(), Mask()
+    used(random_normal(2, 3, 5))  # Built without a mask.
+    for each in (layer, used) if len(arrays) > 1 else (layer,):
+        with pytest.raises(ValueError, match="Expected .* of shape"):
+            each(arrays if len(arrays) > 1 else arrays[0])
 
 
 def test_mask_with_labels_survives_a_file_in_safe_mode(tmp_path):

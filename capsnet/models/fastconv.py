@@ -235,7 +235,7 @@ class CoveringConv2D(keras.layers.Layer):
     def get_config(self):
         names = "filters kernel_initializer kernel_regularizer "
         own = config_of(self, names + "kernel_constraint")
-        return {**super().get_config(), **own, "kernel_size": None}
+        return {**super().get_config(), **own}
 
 
 # Keras names a layer's group in a `.weights.h5` after its class: with this

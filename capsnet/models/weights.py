@@ -54,7 +54,8 @@ def assign_fitting(weights, arrays, path):
 
 def layer_of(name):
     """The layer of a weight's path: `dense1` of `decoder/dense1/kernel`."""
-    return name.split("/")[-2]
+    layer = name.split("/")[-2]
+    return "primarycap" if layer == "conv" else layer  # Its convolution.
 
 
 def start_from(model, path):
@@ -137,7 +138,7 @@ def load_classic_weights(file, model, path, assign=assign):
                 found = pick("decoder", f"{weight.name}:0")
                 pairs.append((weight, found[number:]))
     return assign(
-        {weight.path: weight for weight, _ in pairs},
+        {weight.path: weight for weight in model.weights},
         {weight.path: found[0] for weight, found in pairs if found},
         path,
     )

@@ -69,6 +69,8 @@ def test_a_covering_kernel_sums_each_channel_with_weights_of_its_own():
         for vector, capsule in zip(sums.reshape(3, 2), capsules):
             expected = reference_squash(vector, "exponential")
             np.testing.assert_allclose(capsule, expected, atol=1e-5)
+    copy = type(layer.conv).from_config(layer.conv.get_config())
+    assert to_numpy(copy(inputs)).shape == (2, 1, 1, 6)
     with pytest.raises(ValueError, match="6 channels"):
         PrimaryCap(2, 3, None).build((None, 4, 5, 7))
 

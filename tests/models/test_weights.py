@@ -9,6 +9,7 @@ import pytest
 from model_files import N_CLASS, SHAPE, capsnet, dense_model, message_of
 
 from capsnet.models.networks import Baseline, Efficient
+from capsnet.models.saving import save_model
 from capsnet.models.weights import load_weights, start_from
 from capsulenet import CapsNet
 
@@ -130,6 +131,20 @@ def test_classic_weights_that_do_not_fit_say_what_differs(tmp_path, trained):
     assert same(weights_of(trained), before)
 
 
+def test_classic_weights_do_not_fit_a_network_with_more_of_them(
+    tmp_path, trained
+):
+    path = str(tmp_path / "classic.h5")
+    write_classic(path, trained, first_dense=1)
+    for more in ({"capsule_bias": 0.5}, {"routing": "attention"}):
+        model = CapsNet(SHAPE, N_CLASS, **more)[1]
+        before = weights_of(model)
+        message = message_of(load_weights, model, path)
+        assert "digitcaps/" in message and "got no such weight" in message
+        assert same(weights_of(model), before)
+        assert start_from(model, path) == ["digitcaps"]
+
+
 # Where a training starts
 
 
@@ -155,6 +170,20 @@ def test_training_starts_from_the_same_network_whole(path, trained):
     model = capsnet(seed=2)
     assert start_from(model, path) == []
     assert same(weights_of(model), weights_of(trained))
+
+
+def test_training_takes_a_layer_of_primary_capsules_whole_or_not(tmp_path):
+    source = CapsNet(SHAPE, N_CLASS, primary_kernel=4)[1]
+    source.get_layer("primarycap").bias.assign(np.full(256, 7.0))
+    path = str(tmp_path / "model.keras")
+    save_model(source, path, {})
+    model = CapsNet(SHAPE, N_CLASS, primary_kernel=3)[1]
+    before = weights_of(model.get_layer("primarycap"))
+    assert "primarycap" in start_from(model, path)
+    assert same(weights_of(model.get_layer("primarycap")), before)
+    for name in ("conv1", "decoder"):
+        expected = weights_of(source.get_layer(name))
+        assert same(weights_of(model.get_layer(name)), expected)
 
 
 def test_training_does_not_start_from_another_network(path):
