@@ -5,6 +5,7 @@ that a crash or a full disk leaves the previous one.
 """
 
 import contextlib
+import fnmatch
 import glob
 import hashlib
 import json
@@ -34,12 +35,12 @@ STATE = os.path.join(CHECKPOINT, "state.json")
 # What tells of a run how it went.
 OF_RUN = (STATE, RECORD, PLOT, BATCH, "tensorboard/*/events.out.tfevents.*")
 # All that a test writes, whatever its models; --digit adds its own.
-TEST_TABLE = "test.csv"
+TEST_TABLE, PREDICTIONS = "test.csv", "predictions.csv"
 TEST_FILES = ["test.json", TEST_TABLE, "confusion.png", "mistakes.png"]
 TEST_FILES.append("real_and_recon.png")
 # What tells of a model what it does.
 OF_MODEL = [*TEST_FILES, AFFINE, EXPLORED, "manipulate-*.png"]
-OF_MODEL += ["predictions.csv", "predictions.png"]
+OF_MODEL += [PREDICTIONS, "predictions.png"]
 # All that may be left half written; nothing else is ours to remove.
 WRITTEN = (MODEL, RECORD, LOG, PLOT, BATCH, "epoch-*.weights.h5", "state.json")
 WRITTEN += (AUGMENTED, *OF_MODEL)
@@ -157,6 +158,27 @@ def sha256(path):
     """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_ours(name):
+    """Whether a file has a name that commands write to `--save_dir`."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in WRITTEN)
+
+
+def refuse_tables(folder):
+    """Raises `UserError` where a table would be replaced that is not ours.
+
+    Many data sets have a `test.csv`. All tables of ours begin alike.
+    """
+    for name in (TEST_TABLE, PREDICTIONS):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                if file.read(5) not in (b"file,", b""):
+                    raise UserError(
+                        f"{path!r} is no table of results, and would be "
+                        "replaced by one; choose another --save_dir"
+                    )
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from capsnet.devices import (
     make_deterministic,
 )
 from capsnet.evaluation import explore, loading, prediction, robustness
-from capsnet.files import AUGMENTED, locked, whole_file
+from capsnet.files import AUGMENTED, locked, refuse_tables, whole_file
 from capsnet.fonts import legend
 from capsnet.messages import UserError, command, fail, printable
 from capsnet.models.saving import export, load_models, save_half
@@ -62,6 +62,8 @@ def run(args, script, sharing=Sharing()):
     try:
         checks.started()
         writes = task.save_dir and sharing.leads
+        if writes:
+            refuse_tables(task.save_dir)
         with locked(task.save_dir) if writes else contextlib.nullcontext():
             forget_settings()
             keras.utils.set_random_seed(task.seed)
@@ -139,7 +141,7 @@ def run_training(task, script, sharing):
         models = script.build(task.network, shape, n_class, data.labels)
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
-    if task.weights:
+    if task.weights and not task.arguments["resumed"]:
         telling.tell_start(task, start_from(models[1], *task.weights))
     record = record_of(task, data, batch_size, models[0])
     record["data_sha256"] = digest  # Held-out pictures included.
@@ -173,7 +175,9 @@ def run_testing(task, script):
     if task.digit is not None:
         check_decoder("--digit", manipulate_model)
         drawn = loading.class_number(task.digit, data)
-        picture = loading.start_picture(task.picture, data, drawn, task.seed)
+        picture = loading.start_picture(
+            task.picture, data, drawn, task.seed, task.asked.get("invert")
+        )
     if task.affine and data.labels != "one":
         raise UserError(
             f"--affine expects pictures of one class each, got {data.name!r}, "

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 
@@ -253,15 +254,19 @@ def read_table(path):
             f"store the pictures and labels {IN_NPZ}"
         )
     try:
-        values = np.loadtxt(
-            path,
-            np.float32,
-            delimiter=",",
-            skiprows=int(is_named),
-            ndmin=2,
-            encoding="utf-8-sig",
-        )
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # A heading alone.
+            values = np.loadtxt(
+                path,
+                np.float32,
+                delimiter=",",
+                skiprows=int(is_named),
+                ndmin=2,
+                encoding="utf-8-sig",
+            )
+        if values.shape[1] != len(heads):
+            raise ValueError(f"rows of {values.shape[1]} numbers")
+    except (ValueError, UserWarning) as error:
         raise UserError(
             f"expected a table of numbers, received {str(path)!r} "
             f"({reason_of(error)}): store the pictures and labels {IN_NPZ}"

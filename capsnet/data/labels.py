@@ -18,8 +18,10 @@ def check_labels(name, key, count, y):
         y, kind = y.reshape(-1), y.dtype.kind
         if kind in "iub":
             return y
-        if kind in "US":
-            return y.astype(str)
+        if kind == "U":
+            return y
+        if kind == "S":
+            return decoded(name, key, y)
         if kind == "f" and (y == np.rint(y)).all():
             if np.abs(y).max(initial=0) < LARGEST_FLOAT:
                 return y.astype(np.int64)
@@ -32,6 +34,17 @@ def check_labels(name, key, count, y):
         f"{y.shape} in {name!r}: store the class of each picture, or a row "
         "with a one for each of its classes"
     )
+
+
+def decoded(name, key, y):
+    """Names that are stored as bytes, as strings."""
+    try:
+        return np.char.decode(y, "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"expected the names in {key} in UTF-8, received {name!r} "
+            f"({error}): store them as strings"
+        ) from None
 
 
 def same_kind(name, labels):

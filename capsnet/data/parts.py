@@ -113,7 +113,7 @@ def has_test(parts):
     return "train" in parts and len(parts) > 1
 
 
-def complete(name, parts, names, fraction):
+def complete(name, parts, names, fraction, usual=None):
     """The parts with one that is tested, and notes.
 
     Args:
@@ -122,6 +122,7 @@ def complete(name, parts, names, fraction):
         names: For each picture of the part `ALL` a name, which decides
             whether it is tested; `None` for its place.
         fraction: None, or the part of each class that is kept for the test.
+        usual: None, or what is kept where no fraction is given.
 
     Raises:
         UserError: If a fraction is given where there is a test part.
@@ -129,7 +130,8 @@ def complete(name, parts, names, fraction):
     if ALL in parts:
         y = parts[ALL][1]
         names = names or list(map(str, range(len(y))))
-        is_test = choose_test(y, names, fraction or TEST_FRACTION)
+        fraction = fraction or usual or TEST_FRACTION
+        is_test = choose_test(y, names, fraction)
         kept = {"train": ~is_test, "test": is_test}
         parts = {
             part: tuple(each[own] for each in parts[ALL])

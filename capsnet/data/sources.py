@@ -68,6 +68,7 @@ def load(
     test_fraction=None,
     skip_unreadable=False,
     seed=0,
+    usual_fraction=None,
 ):
     """Loads a data set, as a `Dataset`.
 
@@ -76,7 +77,8 @@ def load(
         image_size: `(height, width)` that all pictures are resized to.
         grayscale: Boolean, turn colour into grey (ITU-R 601-2 luma).
         test_fraction: Float in (0, 1), the part of each class that is kept
-            where there is no test part; 0.2 if `None`.
+            where there is no test part; `usual_fraction`, or else 0.2, if
+            `None`. It is refused where there is one.
         skip_unreadable: Boolean, leave out what cannot be read in a folder.
         seed: Integer, draws the digits of `"digits"`, and nothing else.
 
@@ -95,7 +97,9 @@ def load(
         parts, class_names, files, within, notes = read
         parts, scaled = check_parts(name, parts)
         parts = _with_names(parts, files)
-        parts, chosen = complete(name, parts, within, test_fraction)
+        parts, chosen = complete(
+            name, parts, within, test_fraction, usual_fraction
+        )
         notes = notes + scaled + chosen
         labels = {part: y for part, (_, y, _) in parts.items()}
         if kind == "pictures":

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from capsnet.data.pictures import PICTURE_SUFFIXES
-from capsnet.files import LOCK, RECORD
+from capsnet.files import LOCK, RECORD, is_ours
 from capsnet.messages import UserError, counted, listed
 
 # What systems put among the folders of their users.
@@ -62,8 +62,17 @@ def any_picture(folder):
 
 
 def is_run(path):
-    """Whether a folder is a run's own, which holds no data."""
-    return any(os.path.exists(os.path.join(path, n)) for n in (LOCK, RECORD))
+    """Whether a folder is a run's own, which holds no data.
+
+    Where somebody had a table written beside his pictures it is none.
+    """
+    names = os.listdir(path)
+    holds_results = all(map(is_ours, filter(is_picture, names)))
+    return RECORD in names or (LOCK in names and holds_results)
+
+
+def is_picture(name):
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
 
 def scan(path, above=()):
@@ -82,6 +91,7 @@ def scan(path, above=()):
     above = (*above, os.path.realpath(path))
     with os.scandir(path) as entries:
         entries = sorted(entries, key=lambda entry: entry.name)
+    results = any(entry.name == LOCK for entry in entries)
     for entry in entries:
         is_folder = entry.is_dir()
         if entry.name.startswith(".") or entry.name in SYSTEM:
@@ -92,7 +102,9 @@ def scan(path, above=()):
             found.hidden["linked folder above it"] += 1
         elif is_folder:
             found.folders.append(scan(entry.path, above))
-        elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:
+        elif results and is_picture(entry.name) and is_ours(entry.name):
+            found.hidden["picture of results"] += 1
+        elif is_picture(entry.name):
             found.pictures.append(Path(entry.path))
         else:
             found.others.append(Path(entry.path))

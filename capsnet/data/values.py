@@ -34,7 +34,7 @@ def check_parts(name, parts):
     """
     pictures, labels = {}, {}
     for part, (x, y) in parts.items():
-        pictures[part] = x = as_pictures(name, part, x, len(y))
+        pictures[part] = x = as_pictures(name, part, x, len(y) if y.ndim else 0)
         labels[part] = check_labels(name, key_of(part, "y"), len(x), y)
     shapes = list({x.shape[1:]: None for x in pictures.values()})
     if len(shapes) > 1:

@@ -29,13 +29,14 @@ const Content = (() => {
     return names.map((_, c) => Network.lengthOf(capsuleOf(capsules, c)));
   }
 
-  // The classes that lengths stand for: the longest, two, or all above 0.5.
-  function namedIn(capsules) {
+  // The classes that lengths stand for: the longest, two, or all above 0.5,
+  // of which there may be none; the least that are named all the same.
+  function namedIn(capsules, least = 0) {
     const lengths = lengthsOf(capsules);
     const order = names.map((_, c) => c);
     order.sort((a, b) => lengths[b] - lengths[a] || a - b);
     const above = order.filter((c) => lengths[c] > 0.5);
-    const count = { one: 1, pair: 2, several: above.length || 1 }[labels];
+    const count = { one: 1, pair: 2, several: Math.max(above.length, least) }[labels];
     return order.slice(0, count);
   }
 

@@ -129,7 +129,7 @@
 
   function choosePicture(picture) {
     state.picture = picture;
-    state.kept = namedIn(picture.capsules);
+    state.kept = namedIn(picture.capsules, 1);
     state.slot = 0;
     resetAll();
     const { text, isMistake } = described(picture);
@@ -174,7 +174,7 @@
   function blend() {
     const share = Number(element("blend").value);
     const { capsules } = pictures[state.blendWith];
-    const theirs = namedIn(capsules);
+    const theirs = namedIn(capsules, 1);
     const number = theirs[Math.min(state.slot, theirs.length - 1)];
     const end = capsuleOf(capsules, number).map((value) => share * value);
     const isSame = number === turned();

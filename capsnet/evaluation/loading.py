@@ -14,6 +14,7 @@ from capsnet.data.parts import TEST_FRACTION
 from capsnet.data.pictures import read_pictures
 from capsnet.data.sources import BUILT_IN, load, reorder
 from capsnet.evaluation.figures import example
+from capsnet.evaluation.prediction import cell
 from capsnet.files import split_pairs
 from capsnet.messages import UserError, listed, plain
 from capsnet.models.networks import Network, attach
@@ -94,7 +95,8 @@ def load_data(records, asked):
     of_runs = {p: r["flags"] for p, r in records.items() if r.get("flags")}
     path, first = next(iter(of_runs.items()), (None, {}))
     flags = {**first, **asked}
-    name = flags.get("dataset") or "mnist"
+    name = flags.get("dataset")
+    name = "mnist" if name is None else name
     inner = split_pairs(name)[1]
     is_there = inner in BUILT_IN or os.path.exists(inner)
     if "dataset" not in asked and not is_there:
@@ -105,10 +107,12 @@ def load_data(records, asked):
     pictures = {key: flags[key] for key in OF_PICTURES if key in flags}
     if pictures.get("image_size"):
         pictures["image_size"] = tuple(pictures["image_size"])
-    fraction = unseen_fraction(asked.get("test_fraction"), records, name)
+    fraction = asked.get("test_fraction")
+    pictures["test_fraction"] = fraction
+    # Of other data of the same name, which may have a test part.
+    pictures["usual_fraction"] = unseen_fraction(fraction, records, name)
     # The seed draws the digits.
-    seed = flags.get("seed", 0)
-    data = load(name, test_fraction=fraction, seed=seed, **pictures)
+    data = load(name, seed=flags.get("seed", 0), **pictures)
     if asked.get("invert"):
         data = dataclasses.replace(data, x_test=looks.invert(data.x_test))
     return data
@@ -240,7 +244,7 @@ def class_number(name, data):
     return number
 
 
-def start_picture(asked, data, number, seed):
+def start_picture(asked, data, number, seed, invert=False):
     """The picture whose capsule --digit changes, uint8.
 
     Args:
@@ -249,11 +253,14 @@ def start_picture(asked, data, number, seed):
         number: Integer, the class of which to take one where none is asked
             for, and
         seed: which one.
+        invert: Whether a file's light and dark are exchanged, as those of
+            the test part have been.
     """
     if asked is None:
         return example(data, number, seed)
-    if asked in data.test_names:
-        return data.test_picture(data.test_names.index(asked))
+    for names in (data.test_names, [cell(name) for name in data.test_names]):
+        if asked in names:
+            return data.test_picture(names.index(asked))
     if not os.path.exists(asked):
         raise UserError(
             "--picture expects a file, or a name of the column file in "
@@ -264,4 +271,5 @@ def start_picture(asked, data, number, seed):
         raise UserError(
             f"--picture expects a picture, got {unreadable[0]}: take another"
         )
-    return pictures[0][1]
+    picture = pictures[0][1]
+    return looks.invert(picture) if invert else picture

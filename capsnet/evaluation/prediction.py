@@ -11,7 +11,7 @@ from capsnet.data import looks
 from capsnet.data.folders import unreadable_error
 from capsnet.data.pictures import read_pictures
 from capsnet.evaluation.figures import SHOWN, draw_pictures, ending
-from capsnet.files import TEST_TABLE, whole_file
+from capsnet.files import PREDICTIONS, TEST_TABLE, whole_file
 from capsnet.messages import (
     StatusLine,
     counted,
@@ -160,7 +160,7 @@ def note_resized(count, total, input_shape):
 
 def write_predictions(eval_model, rows, images, save_dir, labels="one"):
     """Writes `predictions.csv` and, drawn by a model, `predictions.png`."""
-    write_table(save_dir, "predictions.csv", COLUMNS[labels], rows)
+    write_table(save_dir, PREDICTIONS, COLUMNS[labels], rows)
     titles = [
         "\n".join([ending(row[0], 20), *named_in(row, labels)])
         for row in rows[: len(images)]

@@ -150,3 +150,17 @@ def test_interrupted_continuation_is_told_its_flags(copy):
     advice = shlex.split(message_of(stopped, status=130).split("Go on: ")[1])
     flags = ["--dataset", str(path), "--epochs", "9"]
     assert advice[-7:] == ["--resume", "--save_dir", str(folder), *flags]
+
+
+def test_run_goes_on_without_the_model_that_it_started_from(
+    tmp_path, data, trained
+):
+    start = shutil.copy(trained.model_path(), tmp_path / "start.keras")
+    flags = *QUICK, "--epochs", 1, "-w", start
+    folder = tmp_path / "run"
+    assert train(folder, data, *flags).status == 0
+    start.unlink()
+    done = command(folder, "--resume", "--epochs", 2)
+    assert done.status == 0, done.err
+    assert "Starting from" not in done.out
+    assert done.log()["epoch"].tolist() == [0, 1]

@@ -120,7 +120,7 @@ def test_of_an_earlier_test_nothing_stays(tmp_path, plain):
     """Without a decoder there are no reconstructions."""
     old = *TEST_FILES, "manipulate-1.png"
     for name in (*old, "mine.png"):
-        (tmp_path / name).write_bytes(b"of an earlier model")
+        (tmp_path / name).write_bytes(b"file,of an earlier model")
     done = command(tmp_path, "-t", "-w", plain.model_path())
     assert done.status == 0, done.err
     assert "No reconstructions" in done.out
@@ -128,7 +128,18 @@ def test_of_an_earlier_test_nothing_stays(tmp_path, plain):
     assert {"test.json", "confusion.png", "mine.png"} <= kept
     assert not kept & {"real_and_recon.png", "manipulate-1.png"}
     found = contents(tmp_path).values()
-    assert list(found).count(b"of an earlier model") == 1
+    assert list(found).count(b"file,of an earlier model") == 1
+
+
+@pytest.mark.parametrize("name", ("test.csv", "predictions.csv"))
+def test_table_of_the_users_own_is_not_replaced(tmp_path, trained, data, name):
+    (tmp_path / name).write_text("pixel0,pixel1\n0,255\n")
+    before = contents(tmp_path)
+    model = trained.model_path()
+    for argv in (["-t", "-w", model], ["--dataset", data, "--epochs", 1]):
+        message = message_of(command(tmp_path, *argv))
+        assert str(tmp_path / name) in message and "--save_dir" in message
+        assert contents(tmp_path) == before
 
 
 def test_test_that_is_refused_leaves_the_old_one(tmp_path, trained):

@@ -70,6 +70,7 @@ def test_npz_round_trip(tmp_path, shape, compressed):
         ({"y_train": np.eye(8), "y_test": np.eye(4)}, "(8, 8) and (4, 4)"),
         ({"y_train": np.eye(8) * np.nan}, "rows of zeros and ones"),
         ({"y_train": Y + 0.5}, "8 whole numbers"),
+        ({"y_train": np.array(0)}, "int64 of shape ()"),
         ({"y_train": Y * np.nan}, "8 whole numbers"),
         ({"y_train": Y * np.inf}, "8 whole numbers"),
         ({"y_train": Y.astype(str)}, "of one kind"),

@@ -106,6 +106,20 @@ def test_labels_of_every_kind_are_counted_from_0(tmp_path, kind, names):
     assert dataset.class_names == names
 
 
+def test_names_in_bytes_are_utf_8(tmp_path):
+    values, names = arrays(), np.array(["caf\u00e9", "th\u00e9"])
+    for encoding in ("utf-8", "latin-1"):
+        changes = {
+            key: np.char.encode(names, encoding)[values[key]]
+            for key in ("y_train", "y_test")
+        }
+        path = write_npz(tmp_path / f"{encoding}.npz", **changes)
+        if encoding == "utf-8":
+            assert load(path).class_names == names.tolist()
+        else:
+            assert "names in y_train in UTF-8" in message_of(load, path)
+
+
 def test_names_as_labels_go_by_the_order_of_class_names(tmp_path):
     names = np.array(["dog", "cat", "cow"])
     path = write_npz(

@@ -2,11 +2,13 @@
 
 import os
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 from samples import message_of, random_pictures, write_folder
 
+from capsnet.data.folders import find_pictures
 from capsnet.data.parts import array_of, part_of
 from capsnet.data.sources import load
 
@@ -133,11 +135,23 @@ def test_what_systems_and_runs_leave_is_no_class(tmp_path):
     write_folder(tmp_path, {"result": 1, "runs/one": 1, "dogs/run": 1})
     for run in ("result", "runs/one"):
         (tmp_path / run / ".lock").touch()
+        (tmp_path / run / "0.png").rename(tmp_path / run / "mistakes.png")
     (tmp_path / "dogs" / "run" / "run.json").write_text("{}")
     dataset = load(tmp_path)
     assert counts(dataset) == {"cats": (4, 1), "dogs": (4, 1)}
     line = "Left out: 1 hidden folder, 3 run's folders"
     assert line in dataset.notes
+
+
+def test_a_class_with_a_table_beside_its_pictures_is_one(tmp_path):
+    write_folder(tmp_path, {"cats": 5, "dogs": 5})
+    for name in (".lock", "predictions.csv", "predictions.png"):
+        (tmp_path / "cats" / name).write_bytes(b"")
+    dataset = load(tmp_path)
+    assert counts(dataset) == {"cats": (4, 1), "dogs": (4, 1)}
+    assert "1 picture of results" in " ".join(dataset.notes)
+    files, _ = find_pictures([tmp_path / "cats"])
+    assert [Path(file).stem for file in files] == list("01234")
 
 
 def test_what_is_left_out_is_counted(tmp_path):

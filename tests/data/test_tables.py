@@ -110,6 +110,8 @@ def test_tables_of_pixels_are_read(tmp_path, heading, place):
         ("a,b,c,d,e\n1,2,3,4,5\n", "with 5 columns"),
         ("1,2,3,4,5\n1,2,3\n", "a table of numbers"),
         ("label,a,b,c,d\ncat,1,2,3,4\n", "'cat'"),
+        ("a,b,c,d,label\n", "no data"),
+        ("label,a,b,c,d\n1,2,3,4,5,6\n", "rows of 6 numbers"),
         ("", "a column label"),
     ],
 )

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import bars, write_bars
+from PIL import Image
 from running import SHAPE, lengths_of
 
 import capsulenet
@@ -15,6 +16,7 @@ from capsnet.evaluation.loading import (
     load_data,
     load_for_testing,
     order_classes,
+    start_picture,
     trained_elsewhere,
     unseen_fraction,
 )
@@ -124,6 +126,35 @@ def test_only_what_no_model_was_trained_on_is_tested(fractions, expected):
     with pytest.raises(UserError, match=f"at most {smallest:g}"):
         unseen_fraction(0.6, records, "/data/own")
     assert unseen_fraction(0.6, records, "/data/new") == 0.6
+
+
+def test_what_was_kept_does_not_matter_where_there_is_a_test_part(tmp_path):
+    path = write_bars(tmp_path / "own.npz")
+    records = {"model.keras": record(0.3, "/data/own.npz")}
+    assert len(load_data(records, {"dataset": path}).x_test) == 12
+    with pytest.raises(UserError, match="expected --test_fraction"):
+        load_data(records, {"dataset": path, "test_fraction": 0.3})
+
+
+def test_no_name_is_no_data_set():
+    with pytest.raises(UserError, match="expected --dataset to be .*''"):
+        load_data({}, {"dataset": ""})
+
+
+def test_picture_is_found_by_its_name_in_the_table(tmp_path):
+    data = classes("a", "b", "c")
+    data.test_names = ["+/0.png", "b/0.png", "'+/1.png"]
+    for name, number in (("+/0.png", 0), ("'+/0.png", 0), ("'+/1.png", 2)):
+        found = start_picture(name, data, 0, 0)
+        np.testing.assert_array_equal(found, data.x_test[number])
+
+
+def test_picture_in_a_file_is_inverted_like_the_test_part(tmp_path):
+    data = classes("a", "b", "c")
+    path = str(tmp_path / "a.png")
+    Image.fromarray(255 - data.x_test[1][..., 0]).save(path)
+    found = start_picture(path, data, 0, 0, invert=True)
+    np.testing.assert_array_equal(found, data.x_test[1])
 
 
 @pytest.mark.parametrize("name", ("own", "own/", "./own", "link"))

@@ -126,6 +126,13 @@ def test_several_classes_are_drawn_together(browser, written):
     data.y_train = data.y_test = np.eye(3, dtype="uint8")[data.y_test]
     page = Page(browser, written(model, data))
     (capsules,) = capsules_of(model, picture_of(page))
+    # What is named is what -t counts: all above 0.5, and if there are none
+    # the longest is drawn all the same.
+    lengths = np.linalg.norm(capsules, axis=-1)
+    above = [name for name, length in zip("abc", lengths) if length > 0.5]
+    caption = page.find("#picture-caption").text
+    assert caption.endswith(f"read as {' + '.join(above) or 'none'}")
+    assert set(above or "abc"[lengths.argmax()]) == set(page.texts(".slot"))
     for bar in page.all("#bars button"):
         bar.click()
     page.wait()
