@@ -36,6 +36,9 @@ from capsnet.training.sharing import Sharing
 # What --show_augment draws: pictures, and versions of each.
 AUGMENTED_ROWS, VERSIONS = 8, 9
 
+# The tasks that write tables, or remove an old model's.
+REPLACING = settings.Training, settings.Testing, settings.Prediction
+
 
 class Script(typing.NamedTuple):
     """The functions of `capsulenet.py`."""
@@ -62,7 +65,7 @@ def run(args, script, sharing=Sharing()):
     try:
         checks.started()
         writes = task.save_dir and sharing.leads
-        if writes:
+        if writes and isinstance(task, REPLACING):
             refuse_tables(task.save_dir)
         with locked(task.save_dir) if writes else contextlib.nullcontext():
             forget_settings()

@@ -72,7 +72,7 @@ def find(args):
     for names in LAUNCHERS:
         if names[0] in os.environ and count is None:
             count, number, local = map(number_in, names)
-            if count is not None and number is None:
+            if count not in (None, 1) and number is None:
                 raise UserError(
                     f"{names[0]} says that there are {count} processes, and "
                     f"{names[1]} not which this is: set both, or none"

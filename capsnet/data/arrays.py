@@ -255,7 +255,7 @@ def read_table(path):
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # A heading alone.
+            warnings.simplefilter("error", UserWarning)  # No rows.
             values = np.loadtxt(
                 path,
                 np.float32,

@@ -66,9 +66,10 @@ def is_run(path):
 
     Where somebody had a table written beside his pictures it is none.
     """
+    if not os.path.exists(os.path.join(path, LOCK)):
+        return os.path.exists(os.path.join(path, RECORD))
     names = os.listdir(path)
-    holds_results = all(map(is_ours, filter(is_picture, names)))
-    return RECORD in names or (LOCK in names and holds_results)
+    return RECORD in names or all(map(is_ours, filter(is_picture, names)))
 
 
 def is_picture(name):
@@ -103,7 +104,7 @@ def scan(path, above=()):
         elif is_folder:
             found.folders.append(scan(entry.path, above))
         elif results and is_picture(entry.name) and is_ours(entry.name):
-            found.hidden["picture of results"] += 1
+            found.hidden["result's picture"] += 1
         elif is_picture(entry.name):
             found.pictures.append(Path(entry.path))
         else:

@@ -183,7 +183,7 @@ class Log(keras.callbacks.Callback):
 
 
 class Keeper(keras.callbacks.Callback):
-    """Keeps the checkpoint, and the best model where held-out data choose.
+    """Keeps the checkpoint, and the last epoch's model or the best one.
 
     Args:
         save_dir: The run's folder.
@@ -206,16 +206,16 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         # The model comes before the checkpoint that says it is there: what
         # is killed between them makes it once more.
+        figures = self.figures(epoch + 1, logs["test_error"])
         if self.choose:
             # The highest accuracy; of several the one with the lowest loss.
             score = [logs["val_capsnet_accuracy"], -logs["val_loss"]]
             best = self.state.get("best")
             if best is None or score > best["score"]:
-                figures = self.figures(epoch + 1, logs["test_error"])
                 self.state["best"] = {"score": score, **figures}
                 self.save(figures)
         elif epoch + 1 == self.params["epochs"]:
-            self.save(self.figures(epoch + 1, logs["test_error"]))
+            self.save(figures)
         self.state["epochs_done"] = epoch + 1
         keep(self.save_dir, self.model, self.state)
 

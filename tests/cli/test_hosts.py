@@ -59,6 +59,7 @@ def group(monkeypatch, line, variables):
         # One process of a larger job: nobody else comes.
         ("", SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
         ("", OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, None),
+        ("", {"KERAS_DISTRIBUTION_NUM_PROCESSES": "1"}, None),
     ),
 )
 def test_processes_are_those_of_the_flags_or_of_the_launcher(

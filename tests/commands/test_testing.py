@@ -140,6 +140,9 @@ def test_table_of_the_users_own_is_not_replaced(tmp_path, trained, data, name):
         message = message_of(command(tmp_path, *argv))
         assert str(tmp_path / name) in message and "--save_dir" in message
         assert contents(tmp_path) == before
+    # What writes no table may write beside it.
+    assert command(tmp_path, "--explore", "-w", model).status == 0
+    assert (tmp_path / name).read_bytes() == before[Path(name)]
 
 
 def test_test_that_is_refused_leaves_the_old_one(tmp_path, trained):

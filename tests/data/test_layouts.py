@@ -145,11 +145,12 @@ def test_what_systems_and_runs_leave_is_no_class(tmp_path):
 
 def test_a_class_with_a_table_beside_its_pictures_is_one(tmp_path):
     write_folder(tmp_path, {"cats": 5, "dogs": 5})
-    for name in (".lock", "predictions.csv", "predictions.png"):
+    results = "predictions.csv", "predictions.png", "mistakes.png"
+    for name in (".lock", *results):
         (tmp_path / "cats" / name).write_bytes(b"")
     dataset = load(tmp_path)
     assert counts(dataset) == {"cats": (4, 1), "dogs": (4, 1)}
-    assert "1 picture of results" in " ".join(dataset.notes)
+    assert "2 result's pictures" in " ".join(dataset.notes)
     files, _ = find_pictures([tmp_path / "cats"])
     assert [Path(file).stem for file in files] == list("01234")
 
