@@ -39,7 +39,7 @@ import utils
 from capsnet.cli import commands
 from capsnet.data.augment import Shift
 from capsnet.data.batches import pipeline
-from capsnet.devices import alone, create_variables
+from capsnet.devices import create_variables
 from capsnet.evaluation import answers, figures, prediction
 from capsnet.files import whole_file
 from capsnet.fonts import drawable_names
@@ -284,9 +284,8 @@ def train(
         train_model, ema, epochs * len(batches), None if resumed else batches
     )
     tested, swap = averages.tested(eval_model, ema)
-    keeper = callbacks.Keeper(
-        save_dir, tested, record, state, validation is not None, swap
-    )
+    choose = validation is not None
+    keeper = callbacks.Keeper(save_dir, tested, record, state, choose, swap)
     shown = debug, verbose
     history = train_model.fit(
         pipeline(batches),
@@ -299,10 +298,8 @@ def train(
     )
     if not leads:
         return history, record
-    kept, seconds = keeper.finish(), state["seconds_per_epoch"]
-    record.update(kept, seconds_per_epoch=seconds)
-    with alone():
-        record.update(answers.last_test(save_dir, data))
+    record.update(keeper.finish())
+    record.update(answers.last_test(save_dir, data))
     checkpoints.finish(save_dir, record)
     return history, record
 

@@ -1,4 +1,4 @@
-"""Who imports whom, where `lint-imports` does not look: outside of capsnet."""
+"""How the house is built: who imports whom, and how long a room may be."""
 
 import ast
 import subprocess
@@ -14,6 +14,11 @@ ROOMS = {
     p.relative_to(ROOT).as_posix(): p for p in ROOT.glob("capsnet/**/*.py")
 }
 SCRIPTS = {path.name: path for path in ROOT.glob("*.py")}
+BESIDE = {
+    path.relative_to(ROOT).as_posix(): path
+    for folder in ("tests", "benchmarks")
+    for path in ROOT.glob(f"{folder}/**/*.py")
+}
 OURS = ("capsnet", "capsulelayers", "capsulenet", "utils")
 GROUND = "files fonts devices messages".split()
 GROUND = tuple(f"capsnet.{room}" for room in GROUND)
@@ -56,6 +61,21 @@ def imports(tree):
         elif isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         yield from (f"{n}." for n in names if n.split(".")[0] in OURS)
+
+
+def test_rooms_and_functions_are_short():
+    longest = {"capsulenet.py": 400, "capsulelayers.py": 450}
+    longest["capsulenet-multi-gpu.py"] = 150
+    for name, path in {**ROOMS, **SCRIPTS, **BESIDE}.items():
+        text = path.read_text(encoding="utf-8")
+        usual = 350 if name in BESIDE else 300
+        assert len(text.splitlines()) <= longest.get(name, usual), name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[0]
+                has_docstring = ast.get_docstring(node) is not None
+                above = first.end_lineno if has_docstring else first.lineno - 1
+                assert node.end_lineno - above <= 40, f"{name}: {node.name}"
 
 
 @pytest.mark.parametrize("name", sorted({**ROOMS, **SCRIPTS}))

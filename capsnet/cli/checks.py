@@ -192,30 +192,7 @@ def refuse_idle(args):
 
 def idle_flags(args):
     """The flags without effect: a dictionary of the reasons."""
-    idle, task = {}, args.task
-    if task is not None:
-        effective = EFFECTIVE[task]
-        whole = all(path.endswith(".keras") for path in args.weights or ())
-        is_test = OF_TEST <= effective
-        if is_test and not whole:
-            effective = effective | STRUCTURE
-        drawn = (None, "digits", f"{PAIRS}digits")
-        if task in ("-t", "--explore") and args.dataset not in drawn:
-            effective = effective - {"seed"}  # There is nothing to draw.
-        others = vars(args).keys() - effective
-        idle |= dict.fromkeys(others, f"has no effect with {task}")
-        if is_test:
-            why = "has no effect on a .keras file, which holds its network"
-            idle |= dict.fromkeys(STRUCTURE - effective, why)
-    else:
-        idle["affine"] = "has no effect without -t"
-        idle["picture"] = "has no effect without --digit"
-        idle["invert"] = "has no effect without --predict or -t"
-        if args.weights is not None:
-            idle["init"] = "has no effect with -w, which brings all weights"
-    if args.lr_schedule == "cosine" and task is None:
-        why = "has no effect with --lr_schedule cosine"
-        idle |= dict.fromkeys(("lr_decay", "lr_decay_steps"), why)
+    idle = idle_of_training(args) if args.task is None else idle_of_task(args)
     if args.model == "baseline":
         why = "is for capsules, and --model baseline has none"
         idle |= dict.fromkeys(OF_CAPSULES, why)
@@ -228,10 +205,45 @@ def idle_flags(args):
         why = f"has no effect on {PAIRS}, whose digits have shifts of their own"
         names = {"augment", "show_augment", *RANGES["photo"]}
         idle |= dict.fromkeys(names, why)
-        idle["class_weight"] = f"is for single pictures, not for {PAIRS}"
+        why = "is for single pictures, not for pairs"
+        idle |= dict.fromkeys(("class_weight", "affine"), why)
     others = RANGES["photo"] - RANGES[args.augment]
     why = f"has no effect with --augment {args.augment}"
     return dict.fromkeys(others, why) | idle
+
+
+def idle_of_task(args):
+    """The flags without effect on `args.task`."""
+    task = args.task
+    effective = EFFECTIVE[task]
+    whole = all(path.endswith(".keras") for path in args.weights or ())
+    is_test = OF_TEST <= effective
+    if is_test and not whole:
+        effective = effective | STRUCTURE
+    drawn = (None, "digits", f"{PAIRS}digits")
+    if task in ("-t", "--explore") and args.dataset not in drawn:
+        effective = effective - {"seed"}  # There is nothing to draw.
+    others = vars(args).keys() - effective
+    idle = dict.fromkeys(others, f"has no effect with {task}")
+    if is_test:
+        why = "has no effect on a .keras file, which holds its network"
+        idle |= dict.fromkeys(STRUCTURE - effective, why)
+    return idle
+
+
+def idle_of_training(args):
+    """The flags without effect on any training, or on one with these."""
+    idle = {
+        "affine": "has no effect without -t",
+        "picture": "has no effect without --digit",
+        "invert": "has no effect without --predict or -t",
+    }
+    if args.weights is not None:
+        idle["init"] = "has no effect with -w, which brings all weights"
+    if args.lr_schedule == "cosine":
+        why = "has no effect with --lr_schedule cosine"
+        idle |= dict.fromkeys(("lr_decay", "lr_decay_steps"), why)
+    return idle
 
 
 def check_backend():

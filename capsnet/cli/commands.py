@@ -68,23 +68,7 @@ def run(args, script, sharing=Sharing()):
         if writes and isinstance(task, REPLACING):
             refuse_tables(task.save_dir)
         with locked(task.save_dir) if writes else contextlib.nullcontext():
-            forget_settings()
-            keras.utils.set_random_seed(task.seed)
-            if task.jit_compile is not True:
-                make_deterministic()
-            keras.config.set_dtype_policy(task.dtype_policy)
-            if isinstance(task, settings.Training):
-                run_training(task, script, sharing)
-            elif isinstance(task, settings.Testing):
-                run_testing(task, script)
-            elif isinstance(task, settings.Exploring):
-                run_exploring(task, script)
-            elif isinstance(task, settings.Prediction):
-                run_prediction(task)
-            elif isinstance(task, settings.Showing):
-                run_showing(task)
-            else:
-                run_export(task)
+            carry_out(task, script, sharing)
     except UserError as error:
         return fail(error, 2)
     except OSError as error:
@@ -105,6 +89,27 @@ def run(args, script, sharing=Sharing()):
             print()  # The progress bar's line has no end yet.
         return fail(telling.interrupted(task), 130)
     return 0
+
+
+def carry_out(task, script, sharing):
+    """Does a task as in a fresh process, whatever was done before in this."""
+    forget_settings()
+    keras.utils.set_random_seed(task.seed)
+    if task.jit_compile is not True:
+        make_deterministic()
+    keras.config.set_dtype_policy(task.dtype_policy)
+    if isinstance(task, settings.Training):
+        run_training(task, script, sharing)
+    elif isinstance(task, settings.Testing):
+        run_testing(task, script)
+    elif isinstance(task, settings.Exploring):
+        run_exploring(task, script)
+    elif isinstance(task, settings.Prediction):
+        run_prediction(task)
+    elif isinstance(task, settings.Showing):
+        run_showing(task)
+    else:
+        run_export(task)
 
 
 def read(task):
@@ -129,19 +134,11 @@ def run_training(task, script, sharing):
     telling.tell_changed(task, digest)
     replicas = sharing.replicas
     data, validation = held_out(task, data)
-    class_weight = None
-    n_class = len(data.class_names)
-    if task.balanced:
-        if data.labels == "several":
-            raise UserError(
-                "--class_weight is for one label a picture, and "
-                f"{data.name!r} has several: leave it out"
-            )
-        class_weight = balanced_weights(data.y_train, n_class)
+    class_weight = class_weights(data) if task.balanced else None
     batch_size = telling.tell_choices(task, data, class_weight, replicas)
     with sharing.scope():
-        shape = data.input_shape
-        models = script.build(task.network, shape, n_class, data.labels)
+        sizes = data.input_shape, len(data.class_names)
+        models = script.build(task.network, *sizes, data.labels)
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
     if task.weights and not task.arguments["resumed"]:
@@ -166,6 +163,16 @@ def run_training(task, script, sharing):
         )
     if sharing.leads:
         telling.tell_result(task, data, record)
+
+
+def class_weights(data):
+    """How much a picture of each class counts with --class_weight."""
+    if data.labels == "several":
+        raise UserError(
+            "--class_weight is for one label a picture, and "
+            f"{data.name!r} has several: leave it out"
+        )
+    return balanced_weights(data.y_train, len(data.class_names))
 
 
 def run_testing(task, script):

@@ -3,6 +3,7 @@
 import os
 
 from capsnet.cli.options import MODEL_EXAMPLE
+from capsnet.files import STATE
 from capsnet.messages import UserError
 
 # What users may expect of --export, which would become a folder's name.
@@ -21,10 +22,14 @@ def check_weights(args, task):
     for path in args.weights:
         if not (os.path.isfile(path) and path.endswith(suffixes)):
             is_there = os.path.exists(path)
+            stopped = os.path.exists(os.path.join(os.path.dirname(path), STATE))
+            more = (
+                " (--resume finishes one that was stopped)" if stopped else ""
+            )
             raise UserError(
                 f"{task} expects {expected} after -w, got {path!r}, which is "
                 f"{'something else' if is_there else 'not there'}; training "
-                "writes trained_model.keras at its end"
+                f"writes trained_model.keras at its end{more}"
             )
     if task in ("--export", "--explore") and len(args.weights) > 1:
         raise UserError(f"{task} takes one model; name one file after -w")

@@ -11,6 +11,7 @@ import numpy as np
 
 import utils
 from capsnet.data.pairs import VERSIONS
+from capsnet.devices import alone
 from capsnet.evaluation.figures import (
     SHOWN,
     class_figures,
@@ -60,6 +61,7 @@ def test(eval_models, data, save_dir, weights=()):
     return counts
 
 
+@alone()
 def last_test(save_dir, data):
     """What `run.json` says of the model that a training kept, if anything.
 

@@ -56,20 +56,7 @@ def check_archive(archive, path):
     Keras allocates the layers that a config describes before it looks at the
     weights. So each kernel of the config has to be there, in this shape.
     """
-    claimed = sum(member.file_size for member in archive.infolist())
-    if claimed > MOST_EXPANSION * os.path.getsize(path):
-        raise UserError(
-            f"{path!r} would inflate to {claimed:,} bytes, more than "
-            f"{MOST_EXPANSION} times its size; {OURS}"
-        )
-    if {each.compress_type for each in archive.infolist()} - PACKINGS:
-        # Inflated at once, whatever is claimed.
-        raise UserError(f"{path!r} is not packed by deflate; {OURS}")
-    # Whole members are read below; this finds, in small parts, those that
-    # inflate to more than they claim.
-    damaged = archive.testzip()
-    if damaged is not None:
-        raise UserError(f"{path!r} is damaged ({damaged}); {OURS}")
+    claimed = check_packing(archive, path)
     with h5py.File(io.BytesIO(archive.read(WEIGHTS))) as file:
         stored = [array.shape for array in arrays_of(file, path).values()]
     # A weight takes two bytes at least.
@@ -100,6 +87,28 @@ def check_archive(archive, path):
                 f"{path!r} has a {name!r}, which is not known; {OURS} (a class "
                 "of your own belongs into KNOWN in capsnet/models/archive.py)"
             )
+
+
+def check_packing(archive, path):
+    """The bytes that a file's members inflate to.
+
+    Raises UserError where they are too many, damaged, or packed otherwise.
+    """
+    claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > MOST_EXPANSION * os.path.getsize(path):
+        raise UserError(
+            f"{path!r} would inflate to {claimed:,} bytes, more than "
+            f"{MOST_EXPANSION} times its size; {OURS}"
+        )
+    if {each.compress_type for each in archive.infolist()} - PACKINGS:
+        # Inflated at once, whatever is claimed.
+        raise UserError(f"{path!r} is not packed by deflate; {OURS}")
+    # Whole members are read below; this finds, in small parts, those that
+    # inflate to more than they claim.
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"{path!r} is damaged ({damaged}); {OURS}")
+    return claimed
 
 
 def described_in(config):

@@ -134,20 +134,8 @@ def Efficient(
         )
     if conv == "auto":
         conv = few_channels_method()
-    image = features = layers.Input(input_shape, name="image")
-    present = Present(name="present")(image)
-    for number, (filters, kernel, strides) in enumerate(SMALL_CONVOLUTIONS, 1):
-        features = FastConv2D(
-            filters,
-            kernel,
-            strides=strides,
-            activation="relu",
-            kernel_initializer="he_normal",
-            method=conv,
-            name=f"conv{number}",
-        )(features)
-        normalize = BatchNormalization(name=f"norm{number}")
-        features = normalize(features, mask=present)
+    image = layers.Input(input_shape, name="image")
+    features = normalized_convolutions(image, conv)
     capsules = PrimaryCap(
         SMALL_DIM,
         SMALL_TYPES,
@@ -172,6 +160,24 @@ def Efficient(
         init = {"kernel_initializer": "glorot_uniform"}
         add_decoder(outputs, digitcaps, input_shape, init)
     return attach(keras.Model(image, outputs, name="efficient_model"))
+
+
+def normalized_convolutions(image, method):
+    """The four convolutions of `Efficient`, each with its normalization."""
+    present, features = Present(name="present")(image), image
+    for number, (filters, kernel, strides) in enumerate(SMALL_CONVOLUTIONS, 1):
+        features = FastConv2D(
+            filters,
+            kernel,
+            strides=strides,
+            activation="relu",
+            kernel_initializer="he_normal",
+            method=method,
+            name=f"conv{number}",
+        )(features)
+        normalize = BatchNormalization(name=f"norm{number}")
+        features = normalize(features, mask=present)
+    return features
 
 
 def Baseline(input_shape, n_class, conv="auto", dropout=0.5):

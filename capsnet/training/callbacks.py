@@ -106,13 +106,8 @@ class ExactMeans(keras.callbacks.Callback):
             self.means[prefix + name] = float(mean), *each
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, (
-            mean,
-            count,
-            rows,
-            last_count,
-            last_rows,
-        ) in self.means.items():
+        for name, (mean, *sizes) in self.means.items():
+            count, rows, last_count, last_rows = sizes
             all_rows = float(logs[name]) * (rows + last_rows)
             last = (all_rows - mean * rows) / last_rows
             total = mean * count + last * last_count
@@ -139,10 +134,8 @@ class TestError(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         with averaged(self.swap):
             lengths = predict_batches(self.lengths, self.batches)
-        named, answers = (
-            named_classes(lengths, self.labels),
-            self.batches.answers,
-        )
+        named = named_classes(lengths, self.labels)
+        answers = self.batches.answers
         is_wrong = (named != answers).any(-1)
         wrong = int(np.sum(is_wrong))
         logs["test_error"] = 100 * wrong / len(answers)
@@ -235,14 +228,15 @@ class Keeper(keras.callbacks.Callback):
         return self.figures(self.state["epochs_done"], last["test_error"])
 
     def finish(self):
-        """Makes log and model whole; returns `kept`.
+        """Makes log and model whole; returns `kept` and each epoch's seconds.
 
         Somebody may have changed or removed them since they were written.
         """
         write_log(self.save_dir, self.state["log"])
         if not os.path.exists(os.path.join(self.save_dir, MODEL)):
             self.save(self.kept())
-        return self.kept()
+        seconds = self.state["seconds_per_epoch"]
+        return {**self.kept(), "seconds_per_epoch": seconds}
 
     def save(self, figures):
         """Saves the model; what tells of an old one goes."""

@@ -152,6 +152,18 @@ def test_affine_changes_are_refused_without_a_test(error_of, started):
     refused = "--affine has no effect without -t: leave it out"
     for argv in ([], started("--epochs", "5"), ["-w", "m.keras"]):
         assert refused in error_of(*argv, "--affine")
+    argv = "-t -w m.keras --affine --dataset".split()
+    assert parse_args([*argv, "mnist"]).affine
+    refused = "--affine is for single pictures, not for pairs: leave it out"
+    assert refused in error_of(*argv, "pairs:mnist")
+
+
+def test_model_of_a_stopped_run_is_not_there_yet(error_of, started, here):
+    message = error_of("-t", "-w", "run/trained_model.keras")
+    assert "not there" in message and "--resume" not in message
+    started("--epochs", "5")
+    message = error_of("-t", "-w", "run/trained_model.keras")
+    assert "not there" in message and "--resume finishes one" in message
 
 
 def test_given_weights_leave_nothing_to_initialize(here, error_of):

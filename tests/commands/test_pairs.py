@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import bars
 from PIL import Image
-from running import command, message_of, run, same, weights_of
+from running import command, lengths_of, message_of, run, same, weights_of
 
 from capsnet.data.sources import load
 from capsnet.training.callbacks import EpochClock
@@ -183,25 +183,29 @@ def rows(tmp_path_factory):
     return path
 
 
-def test_several_labels_are_trained_tested_and_predicted(rows, tmp_path):
+@pytest.fixture(scope="module")
+def trained_on_rows(tmp_path_factory, rows):
+    """A training on the rows."""
     flags = "--dataset", rows, "-r", 1, "--batch_size", 10, "--epochs", 12
-    done = command(tmp_path, *flags)
-    assert done.status == 0, done.err
-    assert "3 classes, several a picture" in done.out
-    record = done.record()
+    return command(tmp_path_factory.mktemp("done"), *flags)
+
+
+def test_several_labels_are_trained_and_tested(trained_on_rows, rows, tmp_path):
+    assert trained_on_rows.status == 0, trained_on_rows.err
+    assert "3 classes, several a picture" in trained_on_rows.out
+    record = trained_on_rows.record()
     assert record["labels"] == "several"
-    data, model = load(rows), done.model()
-    x = data.x_test.astype("float32") / 255
-    lengths = model.predict(x, verbose=0)["capsnet"]
+    data, model = load(rows), trained_on_rows.model()
+    lengths = lengths_of(model, data.x_test)
     above = ((lengths > 0.5) != data.y_test).any(1)
     top = []
     for row, right in zip(lengths, data.y_test):
         ranked = np.argsort(-row, kind="stable")[: right.sum()]
         top.append(set(ranked) != set(np.flatnonzero(right)))
-    log = done.log()
+    log = trained_on_rows.log()
     assert log["test_error"][-1] == pytest.approx(100 * above.mean())
     assert log["capsnet_loss"][-1] < log["capsnet_loss"][0]
-    tested = command(tmp_path, "-t", "-w", done.model_path())
+    tested = command(tmp_path, "-t", "-w", trained_on_rows.model_path())
     assert tested.status == 0, tested.err
     for found in (record, tested.figures()):
         assert found["test_error"] == pytest.approx(100 * above.mean())
@@ -213,20 +217,27 @@ def test_several_labels_are_trained_tested_and_predicted(rows, tmp_path):
         [set(row[n].split("; ")) for n in ("true", "classes")] for row in table
     ]
     assert [true != named for true, named in sets] == above.tolist()
-    drawn = command(tmp_path, "--digit", "top", "-w", done.model_path())
+    assert json.loads((tmp_path / "test.json").read_text())["pictures"] == 12
+
+
+def test_several_labels_are_drawn_and_predicted(
+    trained_on_rows, rows, tmp_path
+):
+    flags = "-w", trained_on_rows.model_path()
+    drawn = command(tmp_path, "--digit", "top", *flags)
     assert drawn.status == 0, drawn.err
-    file = tmp_path / "picture.png"
+    data, file = load(rows), tmp_path / "picture.png"
     Image.fromarray(data.x_test[3, ..., 0]).save(file)
-    said = command(tmp_path, "--predict", file, "-w", done.model_path())
+    said = command(tmp_path, "--predict", file, *flags)
     assert said.status == 0, said.err
-    named = np.flatnonzero(lengths[3] > 0.5)
+    (lengths,) = lengths_of(trained_on_rows.model(), data.x_test[3:4])
+    named = np.flatnonzero(lengths > 0.5)
     if len(named) == 0:
-        named = [lengths[3].argmax()]
+        named = [lengths.argmax()]
     with open(tmp_path / "predictions.csv", newline="") as opened:
         (row,) = csv.DictReader(opened)
     expected = {data.class_names[number] for number in named}
     assert set(row["classes"].split("; ")) == expected
-    assert json.loads((tmp_path / "test.json").read_text())["pictures"] == 12
 
 
 def test_class_weights_are_for_one_label(rows, tmp_path):

@@ -1,13 +1,8 @@
 """Batches: whole-pixel shifts by loops, exact means, the same draws again."""
 
 import math
-import platform
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from samples import random_pictures
@@ -17,10 +12,7 @@ from capsnet.data.batches import (
     ShiftedBatches,
     balanced_weights,
     choose_batch_size,
-    pipeline,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 def shifted_by_loops(picture, down, right):
@@ -237,31 +229,6 @@ def test_parts_of_all_processes_are_the_batch(n, processes, augment):
                 np.testing.assert_array_equal(np.concatenate(rows), expected)
 
 
-def test_keras_computes_the_same_losses_from_a_padded_batch():
-    image = keras.Input((6, 5, 1), name="image")
-    label = keras.Input((2,), name="label")
-    flat = keras.layers.Flatten()(image)
-    joined = keras.layers.Concatenate()([flat, label])
-    model = keras.Model(
-        {"image": image, "label": label},
-        {
-            "capsnet": keras.layers.Dense(2, name="capsnet")(flat),
-            "decoder": keras.layers.Reshape((6, 5, 1), name="decoder")(
-                keras.layers.Dense(30)(joined)
-            ),
-        },
-    )
-    model.compile(loss={"capsnet": "mse", "decoder": "mse"})
-    x, y = random_pictures(3), np.array([0, 1, 1])
-    options = {"batch_size": 3, "class_weight": np.array([3.0, 0.5])}
-    plain = ShiftedBatches(x, y, 2, **options)
-    padded = ShiftedBatches(x, y, 2, replicas=2, **options)
-    assert len(padded[0][0]["image"]) == 4
-    expected = model.evaluate(plain, verbose=0, return_dict=True)
-    actual = model.evaluate(padded, verbose=0, return_dict=True)
-    assert actual["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-
-
 def test_one_picture_and_batches_of_one():
     x = random_pictures(2, (17, 17, 4))
     batches = ShiftedBatches(x, np.array([0, 1]), 2, 1, augment=Shift(0.2))
@@ -318,59 +285,3 @@ def test_small_sets_have_small_batches(most, pictures, replicas, expected):
 def test_balanced_weights_are_inverse_to_the_counts():
     weights = balanced_weights(np.array([0, 0, 0, 1, 2, 2]), 3)
     np.testing.assert_allclose(weights, [6 / 9, 6 / 3, 6 / 6])
-
-
-def test_keras_gets_each_epochs_batches_in_order():
-    batches = ShiftedBatches(
-        random_pictures(40),
-        np.arange(40),
-        40,
-        15,
-        augment=Affine(),
-        shuffle=True,
-    )
-    dataset = pipeline(batches)
-    assert len(dataset) == len(batches) == 3
-    seen = []
-    for epoch in range(2):
-        batches.set_epoch(epoch)
-        received = [keras.tree.flatten(batch) for batch in dataset]
-        for index, ours in enumerate(received):
-            wanted = keras.tree.flatten(batches[index])
-            for value, expected in zip(ours, wanted, strict=True):
-                np.testing.assert_array_equal(np.asarray(value), expected)
-        seen.append(np.asarray(received[0][0]))
-    assert np.any(seen[0] != seen[1])
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="TensorFlow's own thread"
-)
-def test_no_epoch_waits_for_a_tuning_thread():
-    batches = ShiftedBatches(random_pictures(40), np.arange(40), 40, 15)
-    assert pipeline(batches).options().autotune.enabled is False
-
-
-KEEPS = """
-import resource
-import numpy as np
-from capsnet.data.batches import ShiftedBatches, pipeline
-labels = np.zeros(2, int)
-for _ in pipeline(ShiftedBatches(np.zeros((2, 9, 9, 1)), labels, 1, 1)):
-    faults = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        block = bytearray(b"1") * 2**26
-        del block
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        faults.append(after - before)
-    assert faults[1] < 1000, faults
-"""
-
-
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="others keep what they like"
-)
-def test_memory_of_a_step_serves_the_next_one():
-    """Pages of 4 KiB that are mapped anew; 64 MiB have 16,384 of them."""
-    subprocess.run([sys.executable, "-c", KEEPS], cwd=ROOT, check=True)

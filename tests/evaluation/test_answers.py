@@ -103,6 +103,15 @@ def shown_in(figure):
     return titles, [np.asarray(a.get_images()[0].get_array()) for a in axes]
 
 
+def in_colours(pair, digits, drawn):
+    """A pair, its digits and its reconstructions, side by side."""
+    parts = [np.repeat(pair, 3, -1)]
+    # One in orange, the other in blue.
+    for one, other in (digits[..., 0] / 1.0, 255 * drawn[..., 0]):
+        parts.append(np.stack([one, (one + other) / 2, other], -1))
+    return utils.combine_images(np.array(parts) / 255, 3)
+
+
 def test_pairs_are_drawn_with_digits_and_reconstructions(tmp_path, figures):
     x, y = bars(8, (12, 12, 1), 4)
     data = Dataset(x, y, x, y, NAMES, "pairs:bars", pairs=True)
@@ -131,11 +140,7 @@ def test_pairs_are_drawn_with_digits_and_reconstructions(tmp_path, figures):
             "label": np.eye(4, dtype="float32")[[named]],
         }
         drawn = models[0].predict(inputs, verbose=0)["decoder"][0]
-        parts = [np.repeat(merged[row], 3, -1)]
-        # One in orange, the other in blue.
-        for one, other in (digits[row, ..., 0] / 1.0, 255 * drawn[..., 0]):
-            parts.append(np.stack([one, (one + other) / 2, other], -1))
-        expected = utils.combine_images(np.array(parts) / 255, 3)
+        expected = in_colours(merged[row], digits[row], drawn)
         np.testing.assert_allclose(picture.astype(int), expected, atol=1)
     # All of these are mistakes.
     for title in mistakes[0]:
