@@ -19,8 +19,8 @@ writes `test.json`, `test.csv`, `confusion.png`, `mistakes.png` and
 `real_and_recon.png`; `--affine` also `affine.png`, `--digit N`
 `manipulate-N.png`. Predicting writes `predictions.csv` and `predictions.png`
 where `--save_dir` is given, else nothing. `--explore` writes `explore.html`,
-`--show_augment` `augment.png`. Of pairs no `test.csv` and no `confusion.png`
-are written.
+`--show_augment` `augment.png`. Of pairs no `test.csv` is written, and of
+them and of several labels a picture no `confusion.png`.
 """
 
 import sys

@@ -6,7 +6,8 @@
 Each finished run of mnist.py whose model still is in `--work_dir` is tested
 again, by `capsulenet.py -t` as it is today. Its answers are published beside
 its log, `mnist/RUN/predictions.txt`: a line a test picture with the class that
-was found, and where that is wrong the true one behind it.
+was found, and where that is wrong, after a tab, the true one. Runs on another
+data set than `--dataset` are passed over.
 
 Two networks are compared by the pictures that one of them alone gets wrong.
 Were they equally good, each of these would be as likely the one's as the
@@ -70,15 +71,16 @@ def test(model, dataset, path):
         with open(Path(folder, "test.csv"), newline="") as file:
             rows = list(csv.DictReader(file))
     pairs = [(row["class"], row["true"]) for row in rows]
-    # `A` where A is right, `A B` where it is B.
-    lines = [" ".join(dict.fromkeys(pair)) for pair in pairs]
+    # Names may have spaces; a name alone is right.
+    lines = ["\t".join(dict.fromkeys(pair)) for pair in pairs]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def answers_of(run):
     """Of each test picture what a run found, and what is true."""
     lines = (run.folder / ANSWERS).read_text().splitlines()
-    return [(line.split()[0], line.split()[-1]) for line in lines]
+    names = [line.split("\t") for line in lines]
+    return [(found[0], found[-1]) for found in names]
 
 
 def wrong_of(run):
@@ -154,16 +156,19 @@ def draw(runs, dataset, path):
 
 def work(args):
     """Tests what is not yet unless asked not to, and reports."""
-    found = runner.read_runs(mnist.STUDY, args.out)
+    dataset = runner.without_path(args.dataset)
+    found = [
+        run
+        for run in runner.read_runs(mnist.STUDY, args.out)
+        if run.record and run.pace()["dataset"] == dataset
+    ]
     for run in found:
         model = args.work_dir / run.folder.name / "trained_model.keras"
         path = run.folder / ANSWERS
-        wanted = run.record and model.exists() and not path.exists()
+        wanted = model.exists() and not path.exists()
         if wanted and not args.report:
             test(model, args.dataset, path)
-    runs = [
-        run for run in found if run.record and (run.folder / ANSWERS).exists()
-    ]
+    runs = [run for run in found if (run.folder / ANSWERS).exists()]
     report(runs, args.out)
     wanted = [run for run in runs if run.row in args.rows]
     chosen = sum(mnist.longest(runner.lines_of(wanted)).values(), [])

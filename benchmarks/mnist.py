@@ -1,7 +1,7 @@
 """The results: the rows of the paper's Table 1, trained on MNIST.
 
     python benchmarks/mnist.py                         all rows, one seed each
-    python benchmarks/mnist.py --rows v4 --seeds 3     v4-classic and v4-paper
+    python benchmarks/mnist.py --rows v4 --seeds 3     all rows of v4
     python benchmarks/mnist.py --rows v4 --extra "--lr_decay 0.8"
     python benchmarks/mnist.py --report                train nothing
 
@@ -126,7 +126,8 @@ def machines_line(lines, alone):
 
 def epoch_minutes(line, alone, gpu=False):
     """What an epoch takes with nothing else running, or None."""
-    alone = [run for run in alone if run.row == line[0].row]
+    pace = line[0].pace()
+    alone = [run for run in alone if run.pace() == pace]
     times = [r.record["seconds_per_epoch"] for r in alone if has_gpu(r) == gpu]
     return statistics.median(sum(times, [])) / 60 if times else None
 
@@ -310,8 +311,7 @@ def draw(lines, alone, path):
         axes[0].set_xscale("log")
     for axis in axes[1:]:
         plot(axis, lines, minutes)
-        text = "minutes on a CPU, with nothing else running"
-        axis.set(xlabel=text, xscale="log")
+        axis.set(xlabel="minutes on a CPU, nothing else running", xscale="log")
     for axis in axes:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")

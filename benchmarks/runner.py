@@ -37,7 +37,7 @@ from processes import ROOT, add_run_flags, parse_run_flags
 from capsnet.cli.checks import flags_of, parse_args
 from capsnet.cli.options import build_parser
 from capsnet.cli.parser import Parser
-from capsnet.files import whole_file, write_json
+from capsnet.files import split_pairs, whole_file, write_json
 from capsnet.messages import UserError, fail
 from capsnet.training.recipes import DEFAULT_BATCH_SIZE
 
@@ -46,6 +46,9 @@ RESERVED = {"seed", "epochs", "dataset", "save_dir", "resume", "testing"}
 RESERVED |= {"digit", "weights", "val_fraction", "predict", "export"}
 # These make no difference to a run's result.
 INDIFFERENT = RESERVED - {"epochs", "dataset"} | {"debug"}
+# Nor these to the seconds of an epoch.
+OF_RATE = {"epochs", "lr", "lr_schedule", "lr_decay", "lr_decay_steps"}
+OF_RATE |= {"warmup"}
 POLL_SECONDS = 1
 
 
@@ -84,6 +87,11 @@ class Run:
                 words += [f"--{name}", *map(str, values)]
         return words
 
+    def pace(self):
+        """The flags that the seconds of an epoch depend on."""
+        flags = comparable(self.record["flags"])
+        return {name: flags[name] for name in flags.keys() - OF_RATE}
+
 
 @functools.cache
 def recorded(*argv):
@@ -92,9 +100,12 @@ def recorded(*argv):
 
 
 def without_path(value):
-    """The last part of a path; other values as they are."""
+    """The last part of a path, `pairs:` before it; other values as they are."""
     is_path = isinstance(value, str) and ("/" in value or os.sep in value)
-    return Path(value).name if is_path else value
+    if not is_path:
+        return value
+    pairs, inner = split_pairs(value)
+    return pairs + Path(inner).name
 
 
 def comparable(flags):

@@ -85,8 +85,9 @@ def shared(rows):
 def make_deterministic():
     """The same operations in the same order, whatever the threads do.
 
-    On TensorFlow this also turns `jit_compile="auto"` off, in Keras: XLA
-    orders operations by itself.
+    This is for TensorFlow, whose `jit_compile="auto"` Keras then turns off:
+    XLA orders operations by itself. JAX on a GPU remains as it is; there two
+    runs of a seed differ in the loss's fourth digit after an epoch.
     """
     if tf := tensorflow():
         tf.config.experimental.enable_op_determinism()

@@ -1,5 +1,6 @@
 // From strokes of a pen to a picture as MNIST has them: within a box of 20 of
-// 28 pixels, the centre of mass in the middle; other sizes in proportion.
+// 28 pixels, the centre of mass in the middle; other sizes in proportion. Where
+// the data have a light ground, black on white.
 "use strict";
 
 const Drawing = (() => {
@@ -95,8 +96,9 @@ const Drawing = (() => {
   }
 
   // A field to draw in: `read` gets the pixels, now and then and at the end.
-  function makeField(field, clear, size, read) {
+  function makeField(field, clear, size, light, read) {
     const [height, width] = size;
+    const [ground, ink] = light ? ["white", "black"] : ["black", "white"];
     let strokes = [];
     let waiting = 0;
     field.width = SIDE;
@@ -104,15 +106,15 @@ const Drawing = (() => {
 
     function show() {
       const context = field.getContext("2d");
-      context.fillStyle = "black";
+      context.fillStyle = ground;
       context.fillRect(0, 0, field.width, field.height);
       if (strokes.length === 0) {
-        context.fillStyle = "#9a9a9a";
+        context.fillStyle = light ? "#666666" : "#9a9a9a";
         context.font = "16px sans-serif";
         context.textAlign = "center";
         context.fillText("Draw here", field.width / 2, field.height / 2);
       }
-      context.strokeStyle = "white";
+      context.strokeStyle = ink;
       context.lineCap = context.lineJoin = "round";
       context.lineWidth = PEN * Math.min(field.width, field.height);
       trace(context, strokes, (point) => point);
@@ -131,7 +133,8 @@ const Drawing = (() => {
       clearTimeout(waiting);
       waiting = 0;
       if (strokes.length > 0) {
-        read(pictureOf(strokes, size, width / SIDE));
+        const pixels = pictureOf(strokes, size, width / SIDE);
+        read(light ? pixels.map((value) => 255 - value) : pixels);
       }
     }
 

@@ -447,7 +447,8 @@
   makeGallery(element("blend-gallery"), chooseOther);
   if (encode) {
     const field = [element("field"), element("clear")];
-    Drawing.makeField(...field, shape.slice(0, 2), readDrawing);
+    const size = shape.slice(0, 2);
+    Drawing.makeField(...field, size, content.light, readDrawing);
   } else {
     element("field").remove();
     element("clear").remove();

@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from capsnet.data.looks import borders
 from capsnet.evaluation.answers import confident_mistakes
 from capsnet.evaluation.figures import spread
 from capsnet.evaluation.packing import dense_layers, encoded, encoder_of
@@ -107,6 +108,7 @@ def content_of(eval_model, data, model_name):
         "decoder": decoder,
         "encoder": encoder,
         "no_encoder": reason,
+        "light": bool(borders(pictures).mean() > 0.5),
     }
 
 

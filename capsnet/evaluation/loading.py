@@ -10,6 +10,7 @@ import os
 import keras
 
 from capsnet.data import looks
+from capsnet.data.pairs import MARGIN
 from capsnet.data.parts import TEST_FRACTION
 from capsnet.data.pictures import read_pictures
 from capsnet.data.sources import BUILT_IN, load, reorder
@@ -51,11 +52,12 @@ def load_for_testing(paths, asked, build):
     }
     records = {path: record for path, (_, record) in loaded.items()}
     data = load_data(records, asked)
-    input_shape, n_class = data.input_shape, len(data.class_names)
+    sizes = data.input_shape, len(data.class_names)
+    margin = MARGIN if data.pairs else 0
     for path, (model, record) in loaded.items():
         if model:
             check_labels(model, record, path, data)
-            check_model(model, path, input_shape, n_class)
+            check_model(model, path, *sizes, margin)
     data = order_classes(data, records)
     models = []
     for path in paths:
@@ -68,7 +70,7 @@ def load_for_testing(paths, asked, build):
         flags = {**flags, **asked}
         keras.config.set_dtype_policy(flags.get("dtype_policy", "float32"))
         network = Network.of(flags)
-        models.append(build(network, input_shape, n_class, data.labels))
+        models.append(build(network, *sizes, data.labels))
         if model:
             copy_weights(model, models[-1][1], path)
         else:

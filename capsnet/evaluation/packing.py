@@ -102,7 +102,9 @@ def encoder_layers(eval_model):
         if isinstance(layer, BatchNormalization):
             factor, offset = normalization(layer)
         elif isinstance(layer, CapsuleLayer):
-            return [*found, capsule_layer(layer)]
+            found.append(capsule_layer(layer))
+            if layer.name == "digitcaps":
+                return found
         elif isinstance(layer, (FastConv2D, PrimaryCap)):
             made = convolution(layer, factor, offset)
             if made is None:

@@ -124,14 +124,19 @@ def signature(model, path):
     return image, n_class[0]
 
 
-def check_model(model, path, input_shape, n_class):
-    """Raises UserError unless a loaded model fits the data."""
+def check_model(model, path, input_shape, n_class, margin=0):
+    """Raises UserError unless a loaded model fits the data.
+
+    `margin` is how many pixels the data add on each side of a picture.
+    """
     shape, classes = signature(model, path)
     if (shape, classes) == (tuple(input_shape), n_class):
         return
     flags = []
     if shape[:2] != tuple(input_shape[:2]):
-        flags.append("--image_size {} {}".format(*shape))
+        flags.append(
+            f"--image_size {shape[0] - 2 * margin} {shape[1] - 2 * margin}"
+        )
     if shape[2] == 1 < input_shape[2]:
         flags.append("--grayscale")
     advice = "choose another --dataset"

@@ -13,14 +13,14 @@ from published import add, cells_of
 TRUE = "0 0 0 1 1 1 2 2 2".split()
 
 
-def publish(out, row, seed, found, epochs=2):
-    """A finished run and its answers."""
+def publish(out, row, seed, found, epochs=2, **changes):
+    """A finished run and its answers; a name has a space in it."""
     wrong = sum(map(str.__ne__, found.split(), TRUE))
     name = f"{row}-{seed}-{epochs:08}"
     error = 100 * wrong / len(TRUE)
-    add(out, mnist.STUDY, row, seed, epochs, error, name=name)
+    add(out, mnist.STUDY, row, seed, epochs, error, name=name, **changes)
     lines = [
-        each if each == true else f"{each} {true}"
+        f"a {each}" if each == true else f"a {each}\ta {true}"
         for each, true in zip(found.split(), TRUE)
     ]
     path = out / "mnist" / name / "predictions.txt"
@@ -43,6 +43,8 @@ def test_rows_are_compared_seed_by_seed(tmp_path):
     publish(tmp_path, "small", 1, "0 0 0 1 1 1 0 2 2")
     publish(tmp_path, "small", 2, "0 0 0 1 1 1 0 2 2")
     add(tmp_path, mnist.STUDY, "v2-classic", 0, 2, 0.5)  # Not tested.
+    digits = "1 1 1 1 1 1 1 1 1"  # On other pictures.
+    publish(tmp_path, "v2-classic", 1, digits, dataset="digits")
     assert compare.main(["--report", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
     names = ["v1-classic, 2 epochs", "small, 2 epochs"]
@@ -54,11 +56,12 @@ def test_rows_are_compared_seed_by_seed(tmp_path):
 
 def test_what_all_get_wrong_is_drawn(tmp_path, capsys):
     data = write_bars(tmp_path / "bars.npz", test=9)
-    publish(tmp_path, "v4-classic", 0, "0 1 2 0 1 1 2 2 2")
-    publish(tmp_path, "small", 0, "0 1 1 1 1 1 2 2 2")
+    here = {"dataset": "bars.npz"}
+    publish(tmp_path, "v4-classic", 0, "0 1 2 0 1 1 2 2 2", **here)
+    publish(tmp_path, "small", 0, "0 1 1 1 1 1 2 2 2", **here)
     # Other rows do not count, nor shorter runs of the same.
-    publish(tmp_path, "v3-classic", 0, "0 0 0 1 1 1 2 2 2")
-    publish(tmp_path, "small", 0, "0 0 0 1 1 1 2 2 2", epochs=1)
+    publish(tmp_path, "v3-classic", 0, "0 0 0 1 1 1 2 2 2", **here)
+    publish(tmp_path, "small", 0, "0 0 0 1 1 1 2 2 2", epochs=1, **here)
     argv = ["--dataset", data, "--work_dir", str(tmp_path / "none")]
     assert compare.main([*argv, "--out", str(tmp_path)]) == 0
     assert "Wrong in 2 models: 2 pictures" in capsys.readouterr().out

@@ -146,6 +146,10 @@ def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
         name = f"small-{seed}-0123abcd"
         add(out, mnist.STUDY, "small", seed, 12, 0.5, name=name)
     add(out, mnist.STUDY, "small", 0, 20, 0.6, name="small-0-89abcdef")
+    # The rate does not change what an epoch takes; the batches do.
+    for epochs, flag in ((15, "--lr"), (25, "--batch_size")):
+        name = f"small-0-{epochs:08}"
+        add(out, mnist.STUDY, "small", 0, epochs, 0.6, flag, "1", name=name)
     report_of(mnist.STUDY, out)
     by_epoch = picture_of(out)
     # Beside other work an epoch took 10 and 11 seconds, alone 8, and half a
@@ -159,6 +163,7 @@ def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
     text = report_of(mnist.STUDY, out)
     lines = {(c[7], c[8], c[9]) for c in cells_of(text, "small")}
     expected = {("9", "1.20", "0.0750"), ("12", "1.60", "0.100")}
+    expected |= {("15", "2.00", "0.125"), ("25", "", "")}
     assert lines == {*expected, ("20", "2.67", "0.167")}
     cpu = "Some CPU, 2 cores"
     said = f"CPU: {cpu}, tensorflow. GPU: Some GPU, {cpu}, jax. Minutes are "

@@ -160,7 +160,11 @@ def test_folders_are_told_apart_by_the_flags_that_matter():
     assert len(set(same)) == 1
     others = [name("--epochs", "9"), name("--extra", "--lr 0.01"), name(seed=1)]
     others += [name("--dataset", "digits"), name(row="v4-classic")]
-    assert len({*same, *others}) == 6
+    others += [name("--dataset", "pairs:/data/mnist")]
+    assert len({*same, *others}) == 7
+    # A path is the same data set everywhere, and in pairs another one.
+    assert name("--dataset", "/data/mnist") == name("--dataset", "/mnist")
+    assert others[-1] == name("--dataset", "pairs:/mnist") != same[0]
 
 
 @pytest.mark.parametrize("where", ["result", "work", "published"])

@@ -163,6 +163,9 @@ def test_models_are_refused_where_pictures_have_other_labels(
     done = command(tmp_path, "-t", "-w", trained.model_path(), *flags)
     message = message_of(done)
     assert "two digits each, got" in message and "one label each" in message
+    flags = "--dataset", f"pairs:{path}", "--image_size", 14, 12
+    done = command(tmp_path, "-t", "-w", trained.model_path(), *flags)
+    assert "add --image_size 12 12" in message_of(done)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,14 @@
 """The page of --explore for every kind of model, in a real browser."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 from capsnet.models import networks, several
+from capsnet.models.fastconv import FastConv2D
+from capsulelayers import CapsuleLayer, Length, PrimaryCap
 from capsulenet import CapsNet
 
 pytest.importorskip("selenium")
@@ -27,9 +31,24 @@ HOSTILE = [
 ]
 
 
+def deep():
+    """The models of a network with two layers of capsules above the primary."""
+    image = keras.Input((12, 13, 1), name="image")
+    features = FastConv2D(8, 5, activation="relu", name="conv1")(image)
+    scaled = {"scale": 20.0, "name": "primarycap"}
+    primary = PrimaryCap(4, 6, 5, strides=2, **scaled)(features)
+    middle = CapsuleLayer(5, 8, name="middle")(primary)
+    digitcaps = CapsuleLayer(3, 16, name="digitcaps")(middle)
+    outputs = {"capsnet": Length(name="capsnet")(digitcaps)}
+    init = {"kernel_initializer": "glorot_uniform"}
+    networks.add_decoder(outputs, digitcaps, image.shape[1:], init)
+    return networks.attach(keras.Model(image, outputs))
+
+
 NETWORKS = {
     "small": lambda **more: networks.Efficient((14, 12, 1), 3, **more),
     "paper": lambda **more: CapsNet((12, 13, 1), 3, init="authors", **more),
+    "deep": deep,
 }
 
 
@@ -42,6 +61,7 @@ NETWORKS = {
         ("paper", {"routings": 3, "capsule_bias": 0.1}),
         ("paper", {"routing": "leaky", "routings": 1, "primary_scale": 0.5}),
         ("paper", {"routing": "attention", "capsule_bias": -0.05}),
+        ("deep", {}),
     ),
 )
 def test_every_kind_of_small_encoder_reads_alike(
@@ -71,6 +91,23 @@ def test_every_kind_of_small_encoder_reads_alike(
         np.reshape(found, expected.shape), expected, atol=2e-3
     )
     page.close()
+
+
+def test_black_on_white_is_drawn_where_the_data_are(browser, written):
+    keras.utils.set_random_seed(0)
+    model = lively(networks.Efficient((28, 28, 1), 3)[1])
+    data = data_of((28, 28, 1), "abc")
+    light = dataclasses.replace(data, x_test=255 - data.x_test)
+    drawn = []
+    for each in (data, light):
+        page = Page(browser, written(model, each))
+        page.drag("#field", [(0.1, 0.1), (0.1, 0.4), (0.25, 0.4)], "mouse")
+        drawn.append((picture_of(page), page.canvas("#field")[0, 0, 0]))
+        lengths = np.linalg.norm(capsules_of(model, drawn[-1][0])[0], axis=-1)
+        np.testing.assert_allclose(page.lengths(), lengths, atol=2e-3)
+        page.close()
+    np.testing.assert_array_equal(drawn[1][0], 255 - drawn[0][0])
+    assert [ground for _, ground in drawn] == [0, 255]
 
 
 def test_colours_and_names_that_look_like_markup(browser, written):

@@ -148,6 +148,11 @@ def test_model_for_other_pictures_or_classes_is_refused(
     assert message.endswith("choose another --dataset" + advice)
 
 
+def test_pictures_of_pairs_are_smaller_than_pairs(trained):
+    message = message_of(check_model, trained, "a.keras", (20, 18, 1), 3, 4)
+    assert message.endswith("add --image_size 9 9")
+
+
 def test_models_that_know_other_classes_do_not_predict_together(
     tmp_path, path, trained
 ):
