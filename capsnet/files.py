@@ -259,7 +259,7 @@ def read_state(save_dir):
         weights = os.path.join(os.path.dirname(path), name)
         is_whole = state_sha256(state) == state["state_sha256"]
         is_intact = sha256(weights) == state["sha256"]
-        int(state["epochs_done"]), dict(state["flags"])
+        int(state["epochs_done"]), dict(state.get("flags", {}))
     # JSON of a stranger raises nearly anything.
     except Exception as error:
         raise UserError(f"cannot read {path!r} ({error}); {advice}") from error

@@ -79,11 +79,11 @@ def run(args, script, sharing=Sharing()):
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return fail(
-            "there is not enough memory for it; lower --batch_size or "
-            "--image_size, or take --model efficient",
-            2,
-        )
+        advice = ""
+        if isinstance(task, settings.Training):
+            advice = "; lower --batch_size or --image_size, or take "
+            advice += "--model efficient"
+        return fail(f"there is not enough memory for it{advice}", 2)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             print()  # The progress bar's line has no end yet.
@@ -142,7 +142,7 @@ def run_training(task, script, sharing):
     telling.tell_network(models[0], data, batch_size, replicas)
     telling.tell_compilation(task)
     if task.weights and not task.arguments["resumed"]:
-        telling.tell_start(task, start_from(models[1], *task.weights))
+        telling.tell_start(task, *start_from(models[1], *task.weights))
     record = record_of(task, data, batch_size, models[0])
     record["data_sha256"] = digest  # Held-out pictures included.
     telling.tell_run(task, data, record)

@@ -109,7 +109,7 @@ debug: write TensorBoard logs with weight histograms
 dtype_policy: precision of the computation
 jit_compile: compile with XLA; auto leaves it to Keras
 steps_per_execution: training steps between two looks of Python
-gpus: GPUs of each process (default: all there are)
+gpus: GPUs of each process (default: all; srun, mpirun: 1)
 device: cpu splits the CPU, to try it
 hosts: where process 0 is, and a free port there, to train in several
   processes, on several hosts (default: what srun or mpirun say)

@@ -64,5 +64,6 @@ def check_paths(args):
                 "--predict expects pictures or folders of pictures, got "
                 f"{path!r}, which is not there"
             )
-    if os.path.exists(args.save_dir) and not os.path.isdir(args.save_dir):
+    is_there = os.path.exists(args.save_dir)
+    if not args.save_dir or is_there and not os.path.isdir(args.save_dir):
         raise UserError(f"--save_dir expects a folder, got {args.save_dir!r}")

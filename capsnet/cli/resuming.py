@@ -26,7 +26,7 @@ def restore_flags(args, defaults):
     """
     if args.weights is not None:
         raise UserError("--resume starts from its checkpoint: leave -w out")
-    args.resumed = read_state(args.save_dir)
+    args.resumed = started_state(args.save_dir)
     recorded = {**defaults, **args.resumed["flags"]}
     ours = backend()
     theirs = args.resumed.get("environment", {}).get("backend", ours)
@@ -60,6 +60,17 @@ def restore_flags(args, defaults):
                 "run in another --save_dir"
             )
         setattr(args, name, value)
+
+
+def started_state(save_dir):
+    """The state of a run that a command started."""
+    state = read_state(save_dir)
+    if "flags" not in state:
+        raise UserError(
+            f"--resume: the run in {save_dir!r} was started by a program, not "
+            "by this command; go on there, by train(resumed=...)"
+        )
+    return state
 
 
 def free_dataset(args, recorded):

@@ -63,8 +63,13 @@ def tell_changed(task, digest):
     )
 
 
-def tell_start(task, left):
-    """Says which layers do not begin with the weights of -w, if any."""
+def tell_start(task, left, differences):
+    """Says what does not begin as in the model of -w, if anything."""
+    if differences:
+        print(
+            f"Not as in {task.weights[0]}: {listed(differences)}. For the same "
+            "network give the flags of its training"
+        )
     if left:
         print(
             f"Starting from {task.weights[0]}, but for layers that do not "
@@ -204,7 +209,7 @@ def tell_replaced(save_dir):
     except UserError:
         return  # There is none that could have gone on.
     done = state["epochs_done"]
-    epochs = state["flags"].get("epochs", 0)
+    epochs = state.get("flags", {}).get("epochs", 0)
     if done < epochs:
         print(
             f"Replacing the unfinished run in {save_dir} ({done} of "
@@ -282,7 +287,7 @@ def interrupted(task):
     is_saved = task.arguments["resumed"] is not None
     with contextlib.suppress(UserError):
         # The folder may still hold another run's checkpoint.
-        is_saved |= read_state(task.save_dir)["flags"] == task.flags
+        is_saved |= read_state(task.save_dir).get("flags") == task.flags
     if not is_saved:
         return "interrupted before the first epoch's end; nothing is saved yet"
     go_on = command(*task.again)

@@ -67,12 +67,15 @@ def load_npz(path):
 def load_npy(folder):
     """The same of a `Folder` with a file for each array."""
     files = array_files(folder, "npy")
+    class_names = files.pop(CLASS_NAMES, None)
+    if class_names is not None:
+        class_names = read_file(class_names, NAME_KINDS).ravel().tolist()
     pairs, _ = choose_arrays(files, folder.path)
     parts = {
         part: (read_file(files[x], X_KINDS), read_file(files[y], Y_KINDS))
         for part, (x, y) in pairs.items()
     }
-    return parts, None, []
+    return parts, class_names, []
 
 
 def load_idx(folder):
@@ -271,4 +274,5 @@ def read_table(path):
             f"expected a table of numbers, received {str(path)!r} "
             f"({reason_of(error)}): store the pictures and labels {IN_NPZ}"
         ) from None
-    return np.delete(values, place, axis=1), values[:, place]
+    x = np.delete(values, place, axis=1).reshape(-1, side, side)
+    return x, values[:, place]

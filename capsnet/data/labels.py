@@ -98,7 +98,7 @@ def index_labels(name, labels, class_names=None):
         classes = np.arange(labels["train"].shape[1])
     if class_names is None:
         class_names = classes.astype(str).tolist()
-    places = _places(name, classes, class_names)
+    places = _places(name, classes, class_names, rows)
     class_names = [plain(each) for each in class_names]
     check_names(name, class_names)
     if not rows:
@@ -109,15 +109,22 @@ def index_labels(name, labels, class_names=None):
     return labels, class_names
 
 
-def _places(name, classes, class_names):
-    """The place of each class in `class_names`, int64."""
+def _places(name, classes, class_names, rows):
+    """The place of each class in `class_names`, int64.
+
+    Names may be those of more classes than there are, but not in `rows`.
+    """
     count = len(class_names)
     if classes.dtype.kind == "U" and np.isin(classes, class_names).all():
         places = [class_names.index(each) for each in classes]
-    elif classes.dtype.kind in "iu" and 0 <= classes[0] <= classes[-1] < count:
-        places = classes
     elif classes.dtype.kind != "U" and len(classes) == count:
         places = range(count)
+    elif (
+        not rows
+        and classes.dtype.kind in "iu"
+        and 0 <= classes[0] <= classes[-1] < count
+    ):
+        places = classes
     else:
         raise UserError(
             f"expected {len(classes)} class names, received {count} in "

@@ -132,6 +132,11 @@ def complete(name, parts, names, fraction, usual=None):
         names = names or list(map(str, range(len(y))))
         fraction = fraction or usual or TEST_FRACTION
         is_test = choose_test(y, names, fraction)
+        if not is_test.any():
+            raise UserError(
+                "expected two pictures of a class at least, one of them for "
+                f"the test, received {name!r} with one of each: add some"
+            )
         kept = {"train": ~is_test, "test": is_test}
         parts = {
             part: tuple(each[own] for each in parts[ALL])

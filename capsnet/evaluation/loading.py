@@ -62,9 +62,14 @@ def load_for_testing(paths, asked, build):
     models = []
     for path in paths:
         model, flags = loaded[path][0], records[path].get("flags", {})
-        if model and not (flags and asked.keys() & OF_COMPUTING):
+        if model and not asked.keys() & OF_COMPUTING:
             models.append(attach(model))
             continue
+        if model and not flags:
+            raise UserError(
+                f"{path!r} was not trained by this command, so that it is "
+                "tested as it is: leave -r, --conv and --dtype_policy out"
+            )
         if model and "routings" in asked:
             check_rounds(model, path)
         flags = {**flags, **asked}
@@ -97,6 +102,12 @@ def load_data(records, asked):
     of_runs = {p: r["flags"] for p, r in records.items() if r.get("flags")}
     path, first = next(iter(of_runs.items()), (None, {}))
     flags = {**first, **asked}
+    whole = [path for path in records if path.endswith(".keras")]
+    if whole and not of_runs and "dataset" not in asked:
+        raise UserError(
+            f"{whole[0]!r} was not trained by this command, so that its data "
+            "are unknown: name what to test on with --dataset"
+        )
     name = flags.get("dataset")
     name = "mnist" if name is None else name
     inner = split_pairs(name)[1]

@@ -9,6 +9,9 @@ from capsnet.messages import UserError, reason_of
 from capsnet.models.archive import arrays_of
 from capsnet.models.saving import load_model
 
+# What decides, beside its weights, about what a layer computes.
+COMPUTING = ("strides", "scale", "routing", "routings", "squash", "use_bias")
+
 
 def assign(weights, arrays, path):
     """Gives weights the arrays of their names, if all shapes fit.
@@ -62,9 +65,27 @@ def start_from(model, path):
     """`load_weights` for a training, which may have other classes.
 
     Returns:
-        The names of the layers that do not fit and are left as they are.
+        The names of the layers that do not fit and are left as they are, and
+        what of the others is not as in a `.keras` file, for the user.
     """
-    return load_weights(model, path, assign_fitting) or []
+    if not str(path).endswith(".keras"):
+        return load_weights(model, path, assign_fitting) or [], []
+    source = load_model(path)[0]
+    left = copy_weights(source, model, path, assign_fitting)
+    return left, differences(source, model, left)
+
+
+def differences(source, model, left):
+    """How layers with the same weights compute something else."""
+    ours = {layer.name: layer.get_config() for layer in model.layers}
+    lines = []
+    for layer in source.layers:
+        theirs, own = layer.get_config(), ours.get(layer.name, {})
+        for name in COMPUTING:
+            if layer.name not in left and theirs.get(name) != own.get(name):
+                was = f"{layer.name}'s {name} {theirs.get(name)}"
+                lines.append(f"{was} (here {own.get(name)})")
+    return lines
 
 
 def load_weights(model, path, assign=assign):

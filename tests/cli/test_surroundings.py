@@ -27,6 +27,16 @@ def test_pictures_of_a_resumed_run_may_have_been_moved(started, error_of, here):
     assert parse_args(resume).dataset == str(here / "a.npz")
 
 
+def test_run_of_a_program_is_not_resumed_by_the_command(started, error_of):
+    resume = started()
+    state = Path(resume[-1], "checkpoint", "state.json")
+    content = json.loads(state.read_text())
+    del content["flags"]
+    content["state_sha256"] = state_sha256(content)
+    state.write_text(json.dumps(content))
+    assert "was started by a program" in error_of(*resume)
+
+
 @pytest.mark.parametrize(
     "content, expected",
     (

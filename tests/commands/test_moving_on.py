@@ -140,8 +140,16 @@ def test_training_starts_from_a_model_of_other_classes(tmp_path, trained):
         f"Starting from {trained.model_path()}, but for layers that do not "
         "fit, which begin anew: digitcaps, dense1"
     )
-    assert line in done.out.splitlines()
+    assert line in done.out.splitlines() and "Not as in" not in done.out
     assert done.model().output["capsnet"].shape == (None, 5)
+
+
+def test_start_with_another_network_is_told(tmp_path, data, trained):
+    flags = *QUICK, "--epochs", 1, "--primary_scale", 2
+    done = train(tmp_path, data, *flags, "-w", trained.model_path())
+    assert done.status == 0, done.err
+    line = f"Not as in {trained.model_path()}: primarycap's scale 1.0 (here 2.0"
+    assert line in done.out
 
 
 def test_interrupted_continuation_is_told_its_flags(copy):

@@ -92,6 +92,9 @@ mnist                           unrecognized arguments: mnist
 --resume --save_dir endless_state  cannot read
 --resume --save_dir no_digest      start again without --resume
 --save_dir text.keras           --save_dir expects a folder
+--save_dir ''                   --save_dir expects a folder, got ''
+-t -w text.keras --save_dir ''  --save_dir expects a folder, got ''
+--predict . -w text.keras --save_dir ''  --save_dir expects a folder, got ''
 --dataset emnist                received 'emnist': check the name or the path
 --dataset ''                    received '': check the name or the path
 --dataset missing.npz           'missing.npz': check the name or the path
@@ -196,6 +199,11 @@ def test_memory_that_ends_in_the_middle_is_told_in_one_line(
     monkeypatch.setattr(keras.Model, "fit", exhaust)
     message = message_of(train(tmp_path, data, "--epochs", 1, "-r", 1))
     assert "not enough memory for it; lower --batch_size" in message
+    # What does not train has no such flags.
+    monkeypatch.setattr("capsnet.cli.commands.load_models", exhaust)
+    (tmp_path / "m.keras").touch()
+    done = run("--predict", tmp_path, "-w", tmp_path / "m.keras")
+    assert message_of(done).endswith("not enough memory for it\n")
 
 
 def test_more_memory_than_there_is_is_warned_of(tmp_path, data, monkeypatch):

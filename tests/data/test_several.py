@@ -57,6 +57,7 @@ def test_rows_with_one_one_each_are_single_labels(tmp_path):
     "more, expected",
     (
         ({"class_names": np.array(["a", "b"])}, "3 class names, received 2"),
+        ({"class_names": np.array(list("abcd"))}, "3 class names, received 4"),
         ({"class_names": np.array(["a", "b", "a"])}, "'a' twice"),
         ({"train": ROWS * [1, 1, 0]}, "class 2 in the test part only"),
         ({"train": ROWS * [1, 0, 0], "test": TEST_ROWS * 0}, "two classes"),

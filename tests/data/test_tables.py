@@ -120,3 +120,37 @@ def test_other_tables_are_refused(tmp_path, text, expected):
     path.write_text(text)
     message = message_of(load, path)
     assert expected in message and "np.savez" in message
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_emnist_as_a_table_is_turned_upright(tmp_path, kind):
+    x = random_pictures(20, (6, 6, 1))
+    y = np.arange(20) % 2
+    lying = x[..., 0].swapaxes(1, 2).reshape(20, -1)
+    rows = np.column_stack([y, lying])
+    path = tmp_path / "emnist-letters-train.csv"
+    np.savetxt(path, rows, "%d", ",")
+    if kind == "folder":
+        test = tmp_path / "emnist-letters-test.csv"
+        np.savetxt(test, rows, "%d", ",")
+    data = load(path if kind == "file" else tmp_path)
+    assert "turned upright" in data.notes[0]
+    pictures = np.concatenate([data.x_train, data.x_test])
+    found = {each.tobytes() for each in pictures}
+    assert found == {each.tobytes() for each in x}
+
+
+def test_names_of_classes_may_lie_beside_arrays(tmp_path):
+    for name, array in arrays().items():
+        np.save(tmp_path / name, array)
+    assert load(tmp_path).class_names == ["0", "1"]
+    np.save(tmp_path / "class_names", np.array(["cat", "dog"]))
+    assert load(tmp_path).class_names == ["cat", "dog"]
+
+
+def test_one_picture_of_each_class_leaves_none_for_the_test(tmp_path):
+    path = tmp_path / "two.npz"
+    np.savez(path, x=random_pictures(2), y=[0, 1])
+    message = message_of(load, path)
+    assert "two pictures of a class at least" in message
+    assert "with one of each: add some" in message

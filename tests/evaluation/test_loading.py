@@ -53,6 +53,17 @@ def saved(tmp_path, model):
     return save
 
 
+def test_model_without_a_record_computes_as_it_is(tmp_path, model, tiny):
+    path = str(tmp_path / "own.keras")
+    save_model(model, path, {})
+    assert loaded([path], dataset=tiny)[0][0][1] is not None
+    with pytest.raises(UserError, match="test on with --dataset"):
+        loaded([path])
+    for flag, value in (("routings", 1), ("conv", "direct")):
+        with pytest.raises(UserError, match="as it is: leave -r, --conv"):
+            loaded([path], dataset=tiny, **{flag: value})
+
+
 def loaded(paths, **asked):
     return load_for_testing(paths, asked, capsulenet.build)
 

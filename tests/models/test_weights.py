@@ -142,7 +142,7 @@ def test_classic_weights_do_not_fit_a_network_with_more_of_them(
         message = message_of(load_weights, model, path)
         assert "digitcaps/" in message and "got no such weight" in message
         assert same(weights_of(model), before)
-        assert start_from(model, path) == ["digitcaps"]
+        assert start_from(model, path) == (["digitcaps"], [])
 
 
 # Where a training starts
@@ -158,7 +158,7 @@ def test_training_starts_from_a_model_of_other_classes(
         write_classic(path, trained, first_dense=1)
     model = CapsNet(SHAPE, N_CLASS + 2, routings=1)[1]
     before = {w.path: keras.ops.convert_to_numpy(w) for w in model.weights}
-    assert start_from(model, path) == ["digitcaps", "dense1"]
+    assert start_from(model, path) == (["digitcaps", "dense1"], [])
     taken = {w.path: w for w in trained.weights}
     for weight in model.weights:
         is_new = weight.path.split("/")[-2] in ("digitcaps", "dense1")
@@ -168,8 +168,24 @@ def test_training_starts_from_a_model_of_other_classes(
 
 def test_training_starts_from_the_same_network_whole(path, trained):
     model = capsnet(seed=2)
-    assert start_from(model, path) == []
+    assert start_from(model, path) == ([], [])
     assert same(weights_of(model), weights_of(trained))
+
+
+def test_another_network_for_the_same_weights_is_told(tmp_path, trained):
+    source = CapsNet(SHAPE, N_CLASS, 2, capsule_bias=0.1, primary_scale=0.5)[1]
+    path = str(tmp_path / "model.keras")
+    save_model(source, path, {})
+    model = CapsNet(SHAPE, N_CLASS, routings=1, primary_strides=1)[1]
+    _, lines = start_from(CapsNet(SHAPE, N_CLASS, routings=1)[1], path)
+    assert lines == [
+        "primarycap's scale 0.5 (here 1.0)",
+        "digitcaps's routings 2 (here 1)",
+        "digitcaps's use_bias True (here False)",
+    ]
+    # What begins anew does not count.
+    assert "digitcaps" in start_from(model, path)[0]
+    assert all("digitcaps" not in line for line in start_from(model, path)[1])
 
 
 def test_training_takes_a_layer_of_primary_capsules_whole_or_not(tmp_path):
@@ -179,7 +195,7 @@ def test_training_takes_a_layer_of_primary_capsules_whole_or_not(tmp_path):
     save_model(source, path, {})
     model = CapsNet(SHAPE, N_CLASS, primary_kernel=3)[1]
     before = weights_of(model.get_layer("primarycap"))
-    assert "primarycap" in start_from(model, path)
+    assert "primarycap" in start_from(model, path)[0]
     assert same(weights_of(model.get_layer("primarycap")), before)
     for name in ("conv1", "decoder"):
         expected = weights_of(source.get_layer(name))

@@ -165,7 +165,7 @@ def run_of(folder, data, *ends):
         resumed = None if epochs == ends[0] else read_state(folder)
         flags = {"ema": 0.75, "lr": 0.05, "batch_size": 4, "verbose": 0}
         flags |= {"epochs": epochs, "resumed": resumed}
-        train(models_of(), data, folder, record={"flags": {}}, **flags)
+        train(models_of(), data, folder, **flags)
     model = keras.models.load_model(folder / "trained_model.keras")
     return folder / "log.csv", model
 
