@@ -142,16 +142,21 @@ def write_json(path, content):
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def found(folder, patterns):
+    """Paths of the files of a folder that match patterns of names."""
+    for pattern in patterns:
+        yield from glob.glob(os.path.join(glob.escape(folder), pattern))
+
+
 def remove(folder, patterns):
     """Removes the files of a folder that match patterns of names.
 
     Raises:
         UserError: If one cannot be removed.
     """
-    for pattern in patterns:
-        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            with writing(path):
-                os.remove(path)
+    for path in found(folder, patterns):
+        with writing(path):
+            os.remove(path)
 
 
 def sha256(path):

@@ -290,7 +290,9 @@ def run_export(task):
         return
     export(model, record, target)
     print(f"Written: {target}, a SavedModel with the endpoint serve")
+    shape = ", ".join(map(str, model.input.shape[1:]))
     print(
         f"Load it: served = tf.saved_model.load({target!r}); "
-        "served.serve(images)"
+        f"served.serve(images) of (n, {shape}), float32 in [0, 1], gives "
+        f"{' and '.join(model.output)}"
     )

@@ -14,7 +14,7 @@ from capsnet.evaluation.figures import (
     class_lines,
     worst_classes,
 )
-from capsnet.files import AFFINE, MODEL, read_state
+from capsnet.files import AFFINE, MODEL, OF_MODEL, found, read_state
 from capsnet.fonts import legend
 from capsnet.messages import (
     UserError,
@@ -203,11 +203,14 @@ def tell_steps(task, steps, record):
 
 
 def tell_replaced(save_dir):
-    """Says which run a new one in its folder replaces."""
+    """Says which run, or pictures of which model, a new run replaces."""
     try:
         state = read_state(save_dir)
-    except UserError:
-        return  # There is none that could have gone on.
+    except UserError:  # There is none that could have gone on.
+        old = sorted(map(os.path.basename, found(save_dir, OF_MODEL)))
+        if old:
+            print(f"Replacing in {save_dir}: {printable(listed(old))}")
+        return
     done = state["epochs_done"]
     epochs = state.get("flags", {}).get("epochs", 0)
     if done < epochs:

@@ -52,6 +52,9 @@ def test_exported_model_computes_the_same(model):
     done = run("--export", "out", "-w", path)
     assert done.status == 0, done.err
     assert "saved_model.load('out')" in done.out
+    shape = ", ".join(map(str, expected_model.input.shape[1:]))
+    outputs = " and ".join(expected_model.output)
+    assert f"(n, {shape}), float32 in [0, 1], gives {outputs}\n" in done.out
     assert os.listdir() == ["out"]
     record = json.loads(Path("out/assets.extra/run.json").read_text())
     assert record["class_names"] == NAMES

@@ -87,6 +87,19 @@ def test_new_run_says_that_it_replaces_a_finished_one(
     assert "--resume" not in run.out
 
 
+def test_new_run_says_which_pictures_it_replaces(
+    tmp_path, data, trained, monkeypatch
+):
+    model = trained.folder / "trained_model.keras"
+    folder = tmp_path / "run"
+    assert command(folder, "--explore", "-w", model).status == 0
+    monkeypatch.setattr(callbacks.Log, "on_train_begin", stop)
+    run = train(folder, data)
+    assert f"Replacing in {folder}: explore.html\n" in run.out
+    (folder / "explore.html").unlink()
+    assert "Replacing" not in train(folder, data).out
+
+
 def test_nothing_of_an_old_model_stays_beside_a_new_one(
     tmp_path, data, trained
 ):
