@@ -136,7 +136,7 @@ def tell_compilation(task):
 
 
 def tell_run(task, data, record):
-    """Prints what is trained, how far the rate falls, and what is replaced."""
+    """Prints what is trained, how the rate falls, and what is replaced."""
     epochs, resumed = task.arguments["epochs"], task.arguments["resumed"]
     if resumed and resumed["epochs_done"] >= epochs:
         more = "; a larger --epochs goes on"
@@ -160,7 +160,9 @@ def tell_run(task, data, record):
         tell_classes(data, task.balanced)
     print(f"Computing with {described(record['environment'])}")
     tell_steps(task, steps_per_epoch(pictures, record["batch_size"]), record)
-    if not resumed:
+    if resumed:
+        print(f"Going on after epoch {resumed['epochs_done']} of {epochs}")
+    else:
         tell_replaced(task.save_dir)
 
 

@@ -80,6 +80,8 @@ def test_resumed_run_is_the_uninterrupted_one(trained, resumed):
     log = (resumed.folder / "log.csv").read_bytes()
     assert log == (trained.folder / "log.csv").read_bytes()
     assert same(weights_of(trained.model()), weights_of(resumed.model()))
+    line = "Going on after epoch 2 of 4"
+    assert line in resumed.out.splitlines() and line not in trained.out
     # Epochs 1 and 2 were not run again.
     assert "Epoch 2:" not in resumed.out and "Epoch 3:" in resumed.out
     record, expected = resumed.record(), trained.record()
