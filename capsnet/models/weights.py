@@ -76,11 +76,14 @@ def start_from(model, path):
 
 
 def differences(source, model, left):
-    """How layers with the same weights compute something else."""
+    """Layers with weights that are not here, or that compute something else."""
     ours = {layer.name: layer.get_config() for layer in model.layers}
     lines = []
     for layer in source.layers:
-        theirs, own = layer.get_config(), ours.get(layer.name, {})
+        if layer.name not in ours:
+            lines += [f"{layer.name} (not here)"] if layer.weights else []
+            continue
+        theirs, own = layer.get_config(), ours[layer.name]
         for name in COMPUTING:
             if layer.name not in left and theirs.get(name) != own.get(name):
                 was = f"{layer.name}'s {name} {theirs.get(name)}"

@@ -152,6 +152,17 @@ def test_start_with_another_network_is_told(tmp_path, data, trained):
     assert line in done.out
 
 
+def test_start_with_another_kind_names_the_layers_it_lacks(
+    tmp_path, data, trained
+):
+    flags = "--model", "baseline", "--epochs", 1, "-w", trained.model_path()
+    done = train(tmp_path, data, *flags)
+    assert done.status == 0, done.err
+    lacking = "primarycap (not here), digitcaps (not here), decoder (not here)"
+    line = f"Not as in {trained.model_path()}: {lacking}. For the same network"
+    assert line in done.out
+
+
 def test_interrupted_continuation_is_told_its_flags(copy):
     folder, path = copy
     stopped = stopped_in_epoch(2, folder, path, "--resume", "--epochs", 9)
