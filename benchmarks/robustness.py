@@ -159,6 +159,7 @@ def draw(runs, path):
     figure, axis = plt.subplots(figsize=(8, 5), dpi=120)
     axis.set(xlabel="error on shifted MNIST, %")
     axis.set(ylabel="accuracy on the affNIST-like set, %, of 2,000 pictures")
+    named = set()
     for run in runs:
         # What is wrong in no picture has no place on the axis.
         log = [row for row in run.log if row["shifted_accuracy"] < 1]
@@ -167,9 +168,13 @@ def draw(runs, path):
             for name in ("shifted", "affine")
         )
         colour = f"C{list(ROWS).index(run.row)}"
-        style = {"color": colour, "linewidth": 1, "markersize": 3}
+        style = {"color": colour, "linewidth": 0.7, "markersize": 3}
         x = [100 - value for value in x]
-        axis.plot(x, y, marker=".", label=run.folder.name, **style)
+        # The runs of a network are one line of the legend.
+        name = label(run) if run.record else run.folder.name
+        text = "_" if name in named else name
+        named.add(name)
+        axis.plot(x, y, marker=".", label=text, **style)
         if run.record and (stopped := run.record["stopped"]):
             place = 100 - 100 * stopped["shifted_accuracy"], affine_of(stopped)
             axis.plot(*place, marker="*", color=colour, markersize=14)
