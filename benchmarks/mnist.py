@@ -21,8 +21,7 @@ The runs may be stopped at any time: the same command goes on
 (benchmarks/runner.py says how). Written into `--out`: `mnist/ROW-.../log.csv`
 and `run.json`; the table into `README.md` there; `mnist.png`, the test error
 by epoch and by minutes; and a short table into the README.md one folder up,
-where that has a place for it, between `<!-- results -->` and
-`<!-- /results -->`.
+where that has a place for it (`<!-- results -->` to `<!-- /results -->`).
 
 Minutes are epochs times the median seconds of an epoch that a row takes with
 nothing else running, measured on a CPU, and on a GPU for `alone-gpu`, by
@@ -113,15 +112,16 @@ def alone_runs(out):
 
 
 def machines_line(lines, alone):
-    """What the columns mean by a CPU and a GPU; `alone` from `alone_runs`."""
-    machines = {}
+    """What a CPU and a GPU are in the columns; those of `alone` come first."""
+    found = {}
     for run in sum(lines, alone):
         name = processes.machine(run.record["environment"])
-        machines.setdefault(device_of([run]), {})[name] = None
-    named = [
-        f"{each}: {'; '.join(machines[each])}." for each in sorted(machines)
-    ]
-    return " ".join([*named, "Minutes are those with nothing else running."])
+        found.setdefault(device_of([run]), {})[name] = None
+    named = [f"{each}: {'; '.join(found[each])}." for each in sorted(found)]
+    several = any(len(names) > 1 for names in found.values())
+    first = " of the first named," if several else ""
+    named.append(f"Minutes are those{first} with nothing else running.")
+    return " ".join(named)
 
 
 def epoch_minutes(line, alone, gpu=False):

@@ -178,6 +178,17 @@ def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
     assert picture_of(out).height > 1.8 * by_epoch.height
 
 
+def test_machine_of_the_minutes_is_named_first(tmp_path):
+    """Of two processors, the one on which nothing else ran."""
+    record = record_of(mnist.STUDY, "small", 0, 3, 2.0)
+    write_run(tmp_path / "alone-cpu" / "mnist" / "small-0", record)
+    record["environment"] |= {"processor": "Another"}
+    write_run(tmp_path / "mnist" / "small-0", record)
+    said = "CPU: Some CPU, 2 cores, tensorflow; Another, 2 cores, tensorflow. "
+    said += "Minutes are those of the first named, with nothing else running."
+    assert said in report_of(mnist.STUDY, tmp_path)
+
+
 def test_differences_are_means_over_seeds(tmp_path):
     folder = tmp_path / "differences"
     losses = {"capsnet_loss": 0.4, "decoder_loss": 0.04}
