@@ -41,6 +41,9 @@ class Predictor(keras.Model):
             )
             for convolution in self.convolutions
         ]
+        # Else JAX computes the first batch operation by operation, and compiles
+        # each by itself.
+        self.built = True
 
     def call(self, inputs):
         for layer, transformed in zip(self.convolutions, self.transformed):

@@ -2,7 +2,7 @@
 
 import keras
 
-from capsnet.devices import alone, shared
+from capsnet.devices import alone, backend_module, shared
 
 # Keras's own, for the statistics of batches.
 STATISTICS_MOMENTUM = 0.99
@@ -54,9 +54,29 @@ def average_statistics(model, ema, steps, batches=None):
     if normalizations and batches is not None:
         for layer in normalizations:
             layer.momentum = 0.0
-        model(keras.tree.map_structure(shared, batches[0][0]), training=True)
+        update_state(model, keras.tree.map_structure(shared, batches[0][0]))
     for layer in normalizations:
         layer.momentum = momentum
+
+
+def update_state(model, inputs):
+    """A forward pass as in training, for what it changes beside weights.
+
+    JAX would compile each of its 300 operations by itself, for seconds; in one
+    function it also leaves out all that the statistics do not depend on.
+    """
+    if keras.backend.backend() != "jax":
+        model(inputs, training=True)
+        return
+
+    @backend_module().jit
+    def changed(trainable, others, inputs):
+        return model.stateless_call(trainable, others, inputs, training=True)[1]
+
+    groups = model.trainable_variables, model.non_trainable_variables
+    values = ([variable.value for variable in group] for group in groups)
+    for variable, value in zip(groups[1], changed(*values, inputs)):
+        variable.assign(value)
 
 
 def tested(eval_model, ema):
