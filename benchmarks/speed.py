@@ -11,6 +11,7 @@ The contenders:
     ours      our network (`--conv auto`)
     ours-1    the same with one round of routing
     small     the small network (`--model efficient`), fed affine pictures
+    small-16  the same in 16 bits (`--dtype_policy mixed_bfloat16`)
 
 Writes `speed.json`, and the tables into `README.md` beside it, where the rules
 of measuring are, too; with a backend other than TensorFlow its name is added:
@@ -28,13 +29,15 @@ import processes
 
 from capsnet.messages import UserError
 
+SMALL = {"network": "small", "augment": "affine"}
 # Changes to the defaults of worker.py.
 CONTENDERS = {
     "classic": {"network": "classic"},
     "direct": {"network": "direct"},
     "ours": {},
     "ours-1": {"routings": 1},
-    "small": {"network": "small", "augment": "affine"},
+    "small": SMALL,
+    "small-16": {**SMALL, "dtype_policy": "mixed_bfloat16"},
 }
 NUMBERS = (
     ("batch_size", 100, "pictures of a training step"),
@@ -99,7 +102,7 @@ def started(args, specs):
     common = {name: getattr(args, name) for name in names}
     with contextlib.ExitStack() as stack:
         for name, spec in specs.items():
-            worker = processes.Worker(**common, **spec)
+            worker = processes.Worker(**{**common, **spec})
             workers[name] = stack.enter_context(worker)
             seconds = worker.start_seconds
             print(f"{name}: first step after {seconds:.1f} s", flush=True)
