@@ -127,20 +127,16 @@ def test_pairs_are_drawn_with_digits_and_reconstructions(tmp_path, figures):
     chosen = [number * 80 // 36 for number in range(36)]
     merged, digits, true = batches.pictures(chosen)
     two = np.argsort(-lengths[chosen], axis=1)[:, :2]
-    for row in range(36):
-        first, second = true[row]
-        named = list(two[row])
+    for (first, second), named, title in zip(true, two, spread_out[0]):
         if named[0] == second or named[1] == first:
-            named.reverse()
-        title, picture = spread_out[0][row], spread_out[1][row]
+            named[:] = named[::-1].copy()
         letters = [NAMES[number] for number in (first, second, *named)]
         assert title == "{} + {} -> {} + {}".format(*letters)
-        inputs = {
-            "image": merged[row : row + 1] / np.float32(255),
-            "label": np.eye(4, dtype="float32")[[named]],
-        }
-        drawn = models[0].predict(inputs, verbose=0)["decoder"][0]
-        expected = in_colours(merged[row], digits[row], drawn)
+    label = np.eye(4, dtype="float32")[two]
+    inputs = {"image": merged / np.float32(255), "label": label}
+    drawn = models[0].predict(inputs, verbose=0)["decoder"]
+    for row, picture in enumerate(spread_out[1]):
+        expected = in_colours(merged[row], digits[row], drawn[row])
         np.testing.assert_allclose(picture.astype(int), expected, atol=1)
     # All of these are mistakes.
     for title in mistakes[0]:
