@@ -132,16 +132,17 @@ def again(tmp_path_factory, data, small):
 def test_other_backends_test_it_and_train_it_alike(
     tmp_path, data, small, again, other, monkeypatch
 ):
-    folder, compiled = ("--save_dir", tmp_path / "run"), tmp_path / "compiled"
+    folder, compiled = tmp_path / "run", tmp_path / "compiled"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    on_backend(other, "-t", "-w", small.model_path(), *folder)
-    figures = json.loads((folder[1] / "test.json").read_text())
+    into = "--save_dir", folder
+    on_backend(other, "-t", "-w", small.model_path(), *into)
+    figures = json.loads((folder / "test.json").read_text())
     error = small.log()["test_error"][-1]
     assert figures["test_error"] == pytest.approx(error)
     argv = "--dataset", data, "--batch_size", 20, *again[1]
-    on_backend(other, *argv, *folder)
-    found, expected = utils.read_log(folder[1] / "log.csv"), again[0].log()
+    on_backend(other, *argv, *into)
+    found, expected = utils.read_log(folder / "log.csv"), again[0].log()
     for column in ("capsnet_loss", "decoder_loss"):
         np.testing.assert_allclose(
             found[column], expected[column], atol=1e-3, rtol=0
