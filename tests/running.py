@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,11 @@ def on_backend(name, *argv):
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
+
+
+def heed_ctrl_c():
+    """For a process to be: those in a shell's background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def message_of(run, status=2):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from running import heed_ctrl_c
+
 ROOT = Path(__file__).parents[2]
 BEFORE_THE_CHECK = """
 capsulenet.py capsulenet-multi-gpu.py capsnet/__init__.py capsnet/files.py
@@ -45,6 +47,18 @@ def test_libraries_print_nothing_while_they_are_imported():
     assert done.stderr.startswith("said\nheardTraceback")
 
 
+def test_garbage_is_collected_again_once_the_libraries_are_there():
+    code = (
+        "import gc; from capsnet.cli import checks; checks.start(''); "
+        "before = gc.isenabled(); checks.started(); "
+        "print(before, gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "False True True\n", done.stderr
+
+
 def test_interrupted_import_is_one_line_and_status_130(tmp_path):
     fake = tmp_path / "keras.py"
     fake.write_text("import time; print('here', flush=True); time.sleep(60)")
@@ -54,6 +68,7 @@ def test_interrupted_import_is_one_line_and_status_130(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     try:
         assert process.stdout.readline() == "here\n"

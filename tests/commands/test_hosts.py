@@ -23,6 +23,7 @@ pytest.importorskip("jax")
 pytestmark = pytest.mark.slow  # Minutes in all.
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "capsulenet-multi-gpu.py")
 # Seconds in which a run ends that has lost a process: README.
 STATED = 60
 # Of each kind of training: its flags, and how far its log's figures may differ,
@@ -37,9 +38,18 @@ KINDS = {
     ),
     "pairs": ("--epochs 1 -r 1", 1e-4),
 }
+# A script in a process that has no TensorFlow: JAX needs none, and without it
+# a process starts sooner.
+ALONE = """
+import runpy, sys
+sys.modules["tensorflow"] = None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 # Several commands in one process, on one device or on two.
 CODE = """
 import importlib.util, json, sys
+sys.modules["tensorflow"] = None
 spec = importlib.util.spec_from_file_location("script", sys.argv[1])
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
@@ -115,7 +125,7 @@ def by_open_mpi_4(count):
 
 def start(folder, launched, *argv, own=()):
     """Starts processes; `own` has flags for each, the last ones of all."""
-    script = [sys.executable, str(ROOT / "capsulenet-multi-gpu.py")]
+    script = [sys.executable, "-c", ALONE, SCRIPT]
     folder.mkdir(exist_ok=True)
     processes = []
     for number, (flags, variables) in enumerate(launched):
@@ -125,6 +135,7 @@ def start(folder, launched, *argv, own=()):
             subprocess.Popen(
                 [*script, "--device", "cpu", *map(str, words)],
                 env=environment(**variables),
+                cwd=ROOT,
                 stdout=open(folder / f"{number}.out", "w"),
                 stderr=open(folder / f"{number}.err", "w"),
             )
@@ -180,10 +191,10 @@ def in_one_process(folder, odd, gpus):
         + ["--gpus", str(gpus), "--device", "cpu"]
         for kind in KINDS
     ]
-    script = str(ROOT / "capsulenet-multi-gpu.py")
     done = subprocess.run(
-        [sys.executable, "-c", CODE, script, json.dumps(commands)],
+        [sys.executable, "-c", CODE, SCRIPT, json.dumps(commands)],
         env=environment(),
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,
@@ -310,15 +321,10 @@ def test_processes_that_differ_are_told_in_what(tmp_path, odd):
 
 
 def test_processes_that_do_not_come_are_waited_for_so_long(tmp_path):
-    code = (
-        "import runpy, sys; from capsnet.cli import hosts; hosts.WAIT = 3; "
-        "sys.argv = sys.argv[1:]; "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
+    code = "from capsnet.cli import hosts; hosts.WAIT = 3" + ALONE
     words = [*by_hand(2)[0][0], "--device", "cpu", "--save_dir", str(tmp_path)]
-    script = str(ROOT / "capsulenet-multi-gpu.py")
     done = subprocess.run(
-        [sys.executable, "-c", code, script, *words],
+        [sys.executable, "-c", code, SCRIPT, *words],
         env=environment(),
         cwd=ROOT,
         capture_output=True,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from running import contents
+from running import contents, heed_ctrl_c
 
 ROOT = Path(__file__).parents[2]
 KILLS = 11
@@ -36,8 +36,7 @@ def start(folder, *argv, stdout=subprocess.DEVNULL, words=None):
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell has the jobs in its background ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     )
 
 
