@@ -20,14 +20,19 @@ capsnet/training/recipes.py
 """
 
 
+def run(code):
+    """Runs Python code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+
+
 def test_older_python_is_told_before_all_else():
     code = (
         "import runpy, sys; sys.version_info, sys.version = (3, 10), '3.10.9 x'"
         "; runpy.run_path('capsulenet.py', run_name='__main__')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run(code)
     expected = "capsulenet.py: expected Python 3.11 or newer, got 3.10.9\n"
     assert (done.returncode, done.stderr) == (2, expected)
     # It gets that far: an older one can read what is imported before.
@@ -41,9 +46,7 @@ def test_libraries_print_nothing_while_they_are_imported():
         "os.write(2, b'noise '); print('said', file=sys.stderr); "
         "checks.started(); os.write(2, b'heard'); 1 / 0"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run(code)
     assert done.stderr.startswith("said\nheardTraceback")
 
 
@@ -53,9 +56,7 @@ def test_garbage_is_collected_again_once_the_libraries_are_there():
         "before = gc.isenabled(); checks.started(); "
         "print(before, gc.isenabled(), gc.get_freeze_count() > 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run(code)
     assert done.stdout == "False True True\n", done.stderr
 
 
