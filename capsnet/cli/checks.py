@@ -95,9 +95,10 @@ def end(*_):
 
 
 def started():
-    """Ctrl-C is a `KeyboardInterrupt` again: the libraries are there.
+    """Ends what `start` began: the libraries are there.
 
-    But one a second: a second one would break off the cleaning up.
+    Ctrl-C is a `KeyboardInterrupt` again, but one a second: a second one would
+    break off the cleaning up.
     """
     last = -math.inf
 
