@@ -240,7 +240,7 @@ def short_table(lines, alone):
     rows, texts = [], []
     for version, line in chosen.items():
         errors = errors_of(line)
-        error = f"{statistics.mean(errors):.2f}"
+        error = f"{statistics.mean(errors):.{2 if len(errors) == 1 else 3}f}"
         if len(errors) > 1:
             error += f" ({statistics.stdev(errors):.3f})"
         cells = [error, len(errors), flags_of(line)["epochs"]]

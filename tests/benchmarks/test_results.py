@@ -104,7 +104,7 @@ def test_short_table_has_one_recipe_that_no_error_chooses(tmp_path, seeds):
     report_of(mnist.STUDY, out)
     text = readme.read_text()
     errors = (
-        ["0.50", "0.40"] if seeds == 1 else ["0.55 (0.071)", "0.45 (0.071)"]
+        ["0.50", "0.40"] if seeds == 1 else ["0.550 (0.071)", "0.450 (0.071)"]
     )
     v1 = ["v1", "1", "no", errors[0], str(seeds), "2", "", "", "CPU"]
     v4 = ["v4", "3", "yes", errors[1], str(seeds), "2", "", "", "CPU"]
@@ -168,7 +168,7 @@ def test_minutes_are_those_of_a_machine_with_nothing_else_to_do(tmp_path):
     cpu = "Some CPU, 2 cores"
     said = f"CPU: {cpu}, tensorflow. GPU: Some GPU, {cpu}, jax. Minutes are "
     v4 = ["v4", "3", "yes", "0.40", "1", "30", "", "", "CPU"]
-    small = ["small", "attention", "yes", "0.50 (0.000)", "2", "12"]
+    small = ["small", "attention", "yes", "0.500 (0.000)", "2", "12"]
     assert cells_of(readme.read_text())[1:] == [
         [*v4, "0.25 (0.005)", "0.34 (0.016)"],
         [*small, "1.60", "0.100", "CPU", "", ""],
