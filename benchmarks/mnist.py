@@ -159,7 +159,7 @@ def table(lines, alone):
         if "--dataset" in name.split():
             others = ["", ""]  # Theirs are MNIST's.
         figures = [
-            f"{statistics.mean(errors):.{2 if n == 1 else 3}f}",
+            runner.mean_of(errors),
             f"{statistics.stdev(errors):.3f}" if n > 1 else "",
             n,
             f"{min(errors):.2f}",
@@ -240,7 +240,7 @@ def short_table(lines, alone):
     rows, texts = [], []
     for version, line in chosen.items():
         errors = errors_of(line)
-        error = f"{statistics.mean(errors):.{2 if len(errors) == 1 else 3}f}"
+        error = runner.mean_of(errors)
         if len(errors) > 1:
             error += f" ({statistics.stdev(errors):.3f})"
         cells = [error, len(errors), flags_of(line)["epochs"]]

@@ -27,6 +27,7 @@ import os
 import re
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -179,6 +180,11 @@ def lines_of(runs):
             key = run.row, str(comparable(run.record["flags"]))
             lines.setdefault(key, []).append(run)
     return list(lines.values())
+
+
+def mean_of(errors):
+    """Their mean as text, with one more digit where it is of several runs."""
+    return f"{statistics.mean(errors):.{2 if len(errors) == 1 else 3}f}"
 
 
 @functools.cache
