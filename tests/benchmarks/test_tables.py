@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import compare
@@ -14,9 +15,11 @@ import pytest
 import recipes
 import robustness
 import routings
+import runner
 import settings
 import sharing
 import speed
+from published import cells_of
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("mnist", "alone-cpu", "alone-gpu", "differences", "recipes")
@@ -47,6 +50,29 @@ def test_tables_are_those_of_the_measured_figures(name, script):
     record = json.loads(path.read_text(encoding="utf-8"))
     text = processes.block(record, script.describe)
     assert shown("benchmarks/README.md", name)[1] == text and len(text) > 500
+
+
+def ratios(name):
+    """The medians of a table of goals, as text."""
+    path = ROOT / "benchmarks" / f"{name}.json"
+    goals = json.loads(path.read_text(encoding="utf-8"))["goals"]
+    return {row["what"]: f"{row['median']:.2f}" for row in goals}
+
+
+def test_speed_in_the_main_readme_is_the_measured_one():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = cells_of(text[text.index("## Speed") :])[1:]
+    faster, slower = ratios("speed-faster"), ratios("speed")
+    networks = cells_of(shown("benchmarks/README.md", "speed-faster")[1])
+    networks = {line[0]: line for line in networks}
+    kinds = ("training", "predict", "memory")
+    for column, (kind, line) in enumerate(zip(kinds, lines, strict=True), 1):
+        what = f"{kind}, ours / classic"
+        both = [networks[each][column] for each in ("ours", "classic")]
+        expected = [*both, faster[what], slower[what]]
+        heads = [cell.split()[0].rstrip(";") for cell in line[1:]]
+        assert heads == [each.split()[0] for each in expected]
+    assert f"; small {slower['training, small / classic']} " in lines[0][4]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +123,34 @@ def test_figures_of_fashion_mnist_are_those_of_its_test():
     assert worst is figures["classes"]["Shirt"]
     assert f"test error of {figures['test_error']:.2f} %" in text
     assert f"{worst['error']:.1f} % of the shirts" in text
+
+
+def wanted(argv):
+    """What decides about the run of a command line."""
+    flags = runner.comparable(runner.recorded(*argv))
+    return flags | {"dataset": flags["dataset"].lower().replace("_", "-")}
+
+
+@pytest.mark.parametrize(("folder", "lines"), [("small", 7), ("pairs", 4)])
+def test_tables_written_by_hand_are_those_of_their_runs(folder, lines):
+    text = (ROOT / "result" / "README.md").read_text(encoding="utf-8")
+    pattern = rf"\| .*`python capsulenet.py (.*)` (\|.*)\]\({folder}/(.*)/log"
+    found = re.findall(pattern, text)
+    assert len(found) == lines
+    for argv, cells, name in found:
+        run = ROOT / "result" / folder / name
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        assert wanted(argv.split()) == runner.comparable(record["flags"])
+        values = [record["test_error"]]
+        if folder == "pairs":
+            kinds = ("exact_error", "error_per_digit", "at_least_one_right")
+            values = [len(runner.read_log(run / "log.csv"))]
+            values += map(record.get, kinds)
+            values += [statistics.median(record["seconds_per_epoch"])]
+        shown = [cell.strip() for cell in cells.split("|")[1:-1]]
+        for value, cell in zip(values, shown, strict=True):
+            digits = len(cell.partition(".")[2])
+            assert f"{value:.{digits}f}" == cell
 
 
 def test_every_file_that_the_readmes_link_is_there():
