@@ -25,6 +25,10 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("mnist", "alone-cpu", "alone-gpu", "differences", "recipes")
 
 
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def shown(readme, name):
     """The text between the marks of a README."""
     text = (ROOT / readme).read_text(encoding="utf-8")
@@ -47,15 +51,14 @@ def test_tables_are_those_of_the_measured_figures(name, script):
     if not path.exists():
         assert shown("benchmarks/README.md", name)[1].startswith("Not measured")
         pytest.skip(f"{name}.py has measured nothing yet")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path)
     text = processes.block(record, script.describe)
     assert shown("benchmarks/README.md", name)[1] == text and len(text) > 500
 
 
 def ratios(name):
     """The medians of a table of goals, as text."""
-    path = ROOT / "benchmarks" / f"{name}.json"
-    goals = json.loads(path.read_text(encoding="utf-8"))["goals"]
+    goals = read_json(ROOT / "benchmarks" / f"{name}.json")["goals"]
     return {row["what"]: f"{row['median']:.2f}" for row in goals}
 
 
@@ -117,8 +120,7 @@ def test_short_table_of_the_main_readme_is_that_of_the_logs(tmp_path):
 
 def test_figures_of_fashion_mnist_are_those_of_its_test():
     text = (ROOT / "result" / "README.md").read_text(encoding="utf-8")
-    path = ROOT / "result" / "fashion-mnist" / "test.json"
-    figures = json.loads(path.read_text(encoding="utf-8"))
+    figures = read_json(ROOT / "result" / "fashion-mnist" / "test.json")
     worst = max(figures["classes"].values(), key=lambda each: each["error"])
     assert worst is figures["classes"]["Shirt"]
     assert f"test error of {figures['test_error']:.2f} %" in text
@@ -139,7 +141,7 @@ def test_tables_written_by_hand_are_those_of_their_runs(folder, lines):
     assert len(found) == lines
     for argv, cells, name in found:
         run = ROOT / "result" / folder / name
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        record = runner.read_record(run / "run.json")
         assert wanted(argv.split()) == runner.comparable(record["flags"])
         values = [record["test_error"]]
         if folder == "pairs":
@@ -147,8 +149,8 @@ def test_tables_written_by_hand_are_those_of_their_runs(folder, lines):
             values = [len(runner.read_log(run / "log.csv"))]
             values += map(record.get, kinds)
             values += [statistics.median(record["seconds_per_epoch"])]
-        shown = [cell.strip() for cell in cells.split("|")[1:-1]]
-        for value, cell in zip(values, shown, strict=True):
+        figures = [cell.strip() for cell in cells.split("|")[1:-1]]
+        for value, cell in zip(values, figures, strict=True):
             digits = len(cell.partition(".")[2])
             assert f"{value:.{digits}f}" == cell
 
