@@ -140,7 +140,9 @@ def check_model(model, path, input_shape, n_class, margin=0):
     if shape[2] == 1 < input_shape[2]:
         flags.append("--grayscale")
     advice = "choose another --dataset"
-    if flags and classes == n_class:
+    # No flag adds colours or classes.
+    can_fit = shape[2] in (1, input_shape[2]) and classes == n_class
+    if flags and can_fit:
         advice += f", or add {' '.join(flags)}"
     raise UserError(
         f"{path!r} was trained on pictures of {cross(shape)} (height x width "

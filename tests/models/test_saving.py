@@ -176,6 +176,15 @@ def model_of(outputs, shape=SHAPE):
     return keras.Model(image, {"capsnet": outputs(image)}, name="capsnet_model")
 
 
+def test_no_flag_is_advised_that_a_model_of_colours_would_refuse_again():
+    """Smaller grey pictures could be resized, but never coloured."""
+    model = model_of(lambda x: keras.layers.Dense(3)(x[:, 0, 0]), (17, 17, 3))
+    message = message_of(check_model, model, "a.keras", (9, 9, 1), 3)
+    assert message.endswith("choose another --dataset")
+    message = message_of(check_model, model, "a.keras", (9, 9, 3), 3)
+    assert message.endswith("or add --image_size 17 17")
+
+
 @pytest.mark.parametrize(
     "outputs",
     (
